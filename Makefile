@@ -1,0 +1,122 @@
+# Every target prepares what it needs from a clean clone: a virtual environment in .venv, and in it the tools,
+# the dependencies and the package. Stamp files in .venv/.stamps say what is already done.
+
+PYTHON ?= python3
+# Extra arguments: make test ARGS="tests/test_tasks.py -k retry"
+ARGS ?=
+# Arguments of the stress program
+STRESS_ARGS ?=
+# ON builds the extension with the marked steps at which a fault test can kill a process
+TEST_HOOKS ?= OFF
+JOBS ?= $(shell nproc)
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+# pip runs in one environment must not overlap
+.NOTPARALLEL:
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/.stamps
+PACKAGE := $(STAMPS)/package-hooks-$(TEST_HOOKS)
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+CMAKE := $(shell command -v cmake || echo $(BIN)/cmake)
+
+# Directories are listed too: their time changes when a file is removed. What an import or an editor leaves is not.
+SOURCES := $(shell find core src/shoal -path core/tests -prune -o \
+	-not -name __pycache__ -not -name '*.pyc' -not -name '.*' -print) \
+	pyproject.toml CMakeLists.txt $(wildcard README.md LICENSE)
+
+# Prints requirements listed in pyproject.toml, one a line: "build", "run" or the name of an extra.
+REQUIREMENTS = $(BIN)/python -c 'import sys; \
+	toml = __import__("tomllib" if sys.version_info >= (3, 11) else "pip._vendor.tomli", fromlist=["load"]); \
+	data = toml.load(open("pyproject.toml", "rb")); \
+	project = data["project"]; \
+	lists = {"build": data["build-system"]["requires"], "run": project["dependencies"]}; \
+	lists.update(project["optional-dependencies"]); \
+	print(*lists[sys.argv[1]], sep="\n")'
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo 'Variables: PYTHON (interpreter of a new .venv), ARGS (for demo, test, lint, types), STRESS_ARGS, JOBS,'
+	@echo '           TEST_HOOKS=ON (build the extension with the crash points)'
+
+.PHONY: setup
+setup: $(PACKAGE) $(STAMPS)/test $(STAMPS)/demo ## Install the package and what its tests and demo need into .venv
+
+.PHONY: demo
+demo: $(PACKAGE) $(STAMPS)/demo ## Run the demonstration
+	@$(BIN)/python examples/demo.py $(ARGS)
+
+.PHONY: test
+test: $(PACKAGE) $(STAMPS)/test ## Run the tests
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+.PHONY: lint
+lint: $(STAMPS)/dev ## Check style and formatting
+	$(BIN)/ruff check $(ARGS)
+	$(BIN)/ruff format --check $(ARGS)
+
+.PHONY: types
+types: $(STAMPS)/dev $(STAMPS)/run ## Check the types
+	$(BIN)/mypy --strict src/shoal $(ARGS)
+
+.PHONY: sanitize san-address san-undefined san-thread
+sanitize: san-address san-undefined san-thread ## Run the C++ stress program under each sanitizer
+	@echo 'sanitize: no findings (address, undefined, thread)'
+
+# The thread sanitizer refuses to start on kernels that randomise more address bits than it expects, so it runs
+# without randomisation where that is allowed (some containers forbid it).
+san-address san-undefined san-thread: san-%: $(if $(filter $(BIN)/%,$(CMAKE)),$(STAMPS)/tools)
+	@echo '== $* sanitizer'
+	@$(CMAKE) -S . -B build/san-$* -DSHOAL_STRESS=ON -DSHOAL_TEST_HOOKS=ON -DSHOAL_SANITIZE=$* \
+		-DCMAKE_BUILD_TYPE=RelWithDebInfo >/dev/null
+	@MAKEFLAGS=--no-print-directory $(CMAKE) --build build/san-$* --parallel $(JOBS)
+	@run=; if [ $* = thread ] && setarch -R true 2>/dev/null; then run='setarch -R'; fi; \
+	UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1 $$run build/san-$*/stress $(STRESS_ARGS)
+
+.PHONY: clean
+clean: ## Remove everything that was built, .venv included
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	find src tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+$(STAMPS)/venv:
+	@echo 'setup: creating $(VENV)'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Shoal needs Python 3.10 or newer, not " + sys.version)'
+	@$(PYTHON) -m venv --clear $(VENV)
+	@mkdir -p $(STAMPS)
+	@touch $@
+
+# Build requirements go into the environment itself: with pip's build isolation each rebuild would fetch them again
+# and compile from nothing. scikit-build-core knows whether this machine's cmake and ninja will do.
+$(STAMPS)/tools: pyproject.toml | $(STAMPS)/venv
+	@echo 'setup: installing build tools'
+	@$(REQUIREMENTS) build > $@.txt
+	@$(PIP) install -r $@.txt
+	@$(BIN)/python -c 'from scikit_build_core.build import get_requires_for_build_wheel as needed; \
+		print(*needed(), sep="\n")' > $@.txt
+	@$(PIP) install -r $@.txt
+	@touch $@
+
+$(STAMPS)/run $(STAMPS)/test $(STAMPS)/demo $(STAMPS)/dev: $(STAMPS)/%: pyproject.toml | $(STAMPS)/venv
+	@echo 'setup: installing requirements ($*)'
+	@$(REQUIREMENTS) $* > $@.txt
+	@$(PIP) install -r $@.txt
+	@touch $@
+
+# Not editable: an editable install hooks the import system, and import time is something users see. The build
+# directory stays, so only what changed is compiled. The stamp is as old as the start of the build: a file edited
+# meanwhile is newer than it and is built the next time.
+$(PACKAGE): $(SOURCES) $(STAMPS)/tools $(STAMPS)/run
+	@echo 'setup: building and installing shoal'
+	@rm -f $(STAMPS)/package-hooks-*
+	@touch $(STAMPS)/started
+	@$(PIP) install --no-build-isolation --no-deps --force-reinstall . \
+		--config-settings=build-dir='build/{wheel_tag}-hooks-$(TEST_HOOKS)' \
+		--config-settings=cmake.define.SHOAL_TEST_HOOKS=$(TEST_HOOKS)
+	@mv $(STAMPS)/started $@

@@ -1,0 +1,379 @@
+// Every struct that lives in the shared arena.
+//
+// Rules that hold for the whole file:
+//   * fixed-width fields; offsets from the arena base, never pointers; a zeroed struct is a free one;
+//   * a field marked [lock X] is read and written only while X is held and is changed only through Tx::set
+//     (journal.h), so that the supervisor can undo a half-made change of a process that died;
+//   * a field marked [slot] belongs to one process, which changes it through Tx::set too;
+//   * a field marked [word] is changed by one atomic instruction, which is itself the whole change;
+//   * lock-free readers exist only for [word] fields and for what a published [word] guards.
+#pragma once
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+namespace shoal {
+
+using u8 = std::uint8_t;
+using u16 = std::uint16_t;
+using u32 = std::uint32_t;
+using u64 = std::uint64_t;
+using i32 = std::int32_t;
+using i64 = std::int64_t;
+using Offset = u64;  // bytes from the arena base; 0 = none
+using Handle = u64;  // generation << 32 | index of an Entry; 0 = none
+
+constexpr u64 ABI_MAGIC = 0x53484f414c310001ull;
+constexpr u32 ABI_VERSION = 1;
+
+constexpr u64 PAGE = 4096;
+constexpr u32 MAX_PROCESSES = 512;      // slots: driver, supervisor, workers, actors, guests
+constexpr u32 MAX_OBJECTS = 1u << 24;   // entries alive at a time (16.7 million)
+constexpr u32 MAX_SHAPES = 256;         // distinct resource demands of a session
+constexpr u32 MAX_RESOURCES = 32;       // distinct resource names of a session
+constexpr u32 MAX_DEMANDS = 8;          // resource names in one demand
+constexpr u32 MAX_NAME = 128;           // bytes of a name shown to people
+constexpr u32 NUM_CLASSES = 32;         // small block sizes, see allocator.cpp
+constexpr u64 SMALL_LIMIT = 32768;      // larger blocks are runs of pages
+constexpr u32 NUM_BINS = 40;            // free runs by log2 of their pages
+constexpr u32 NAME_BUCKETS = 1024;
+constexpr u32 JOURNAL_RECORDS = 240;
+constexpr u32 JOURNAL_LOCKS = 7;
+constexpr u32 WAIT_NODES = 32;          // lock waits of one process at a time
+
+constexpr u32 DRIVER_SLOT = 0;
+constexpr u32 SUPERVISOR_SLOT = 1;
+
+// A short lock. The word is 0 or the holder's slot + 1, so whoever repairs a dead process knows which locks
+// it held. The intention is written to the journal before the word is taken (journal.h).
+struct SpinLock {
+  std::atomic<u32> owner;
+};
+
+// ------------------------------------------------------------------------------------------- processes
+
+// One process's undo log. While `count` > 0 a change is half made: its records, newest first, put back what
+// was there. `locks` names the spin locks that are held or about to be taken. Written by the owner alone;
+// read by the supervisor after the owner's death. Setting `count` to 0 is the commit.
+struct JournalRecord {
+  u64 where;  // size of the field in bytes << 56 | offset
+  u64 old;
+};
+struct alignas(64) Journal {
+  u32 count;
+  u32 nlocks;
+  Offset locks[JOURNAL_LOCKS];
+  JournalRecord rec[JOURNAL_RECORDS];
+};
+
+// Free small blocks kept by one process: a list through the first word of each block. [slot]
+// The owner's death: the supervisor gives the blocks back to their spans.
+struct BlockCache {
+  Offset head;
+  u32 count;
+  u32 pad;
+};
+
+// A thread waiting for a Mutex: linked into the mutex's queue. [lock Mutex::guard]
+// The waiter's death: the supervisor unlinks it.
+struct WaitNode {
+  Offset mutex;  // the Mutex waited for; 0 = the node is free
+  Offset next, prev;
+  u64 owner;     // the value Mutex::owner gets when the lock is handed over
+  u64 since_ns;
+  std::atomic<u32> woken;    // [word] 1: rung and not yet back asleep; spares a second wake-up
+  u32 pad0;
+  u64 pad[2];
+};
+static_assert(sizeof(WaitNode) == 64);
+
+enum SlotState : u32 { SLOT_FREE = 0, SLOT_STARTING = 1, SLOT_ALIVE = 2, SLOT_DEAD = 3 };
+enum Role : u32 { ROLE_NONE = 0, ROLE_DRIVER = 1, ROLE_SUPERVISOR = 2, ROLE_WORKER = 3, ROLE_ACTOR = 4, ROLE_GUEST = 5 };
+
+struct alignas(64) Slot {
+  std::atomic<u32> state;  // [word] SlotState
+  std::atomic<u32> role;   // [word] a worker that takes an actor creation becomes ROLE_ACTOR for good
+  std::atomic<u32> epoch;  // [word] counts the processes that used this slot
+  i32 pid;
+  u64 started_ns;
+  Offset building;         // [slot] a task record not yet queued: thrown away if the process dies
+  Offset running;          // [slot] list of the task records this process executes (Task::qnext)
+  u32 lease;               // [lock Scheduler::lock] shape + 1 whose demand this process has been granted
+  u32 blocked;             // [lock Scheduler::lock] 1: the CPU part of the lease was given back while waiting
+  Handle actor;            // [slot] the actor this process hosts
+  std::atomic<u32> command;  // [word] requests to the process, CommandBits
+  u32 pad0;
+  // What wakes the process: `ring` goes up by one for each event, sleepers wait on it as a futex.
+  alignas(64) std::atomic<u32> ring;
+  std::atomic<u32> sleepers;
+  alignas(64) char label[MAX_NAME];  // what it does now, for people; torn reads are harmless
+  Journal journal;
+  alignas(64) BlockCache blocks[NUM_CLASSES];
+  u32 entry_head, entry_count;  // [slot] free entries kept by this process, linked by Entry::next
+  alignas(64) WaitNode waits[WAIT_NODES];
+};
+
+enum CommandBits : u32 { CMD_EXIT = 1, CMD_CANCEL = 2, CMD_KILL = 4 };
+
+// --------------------------------------------------------------------------------------------- objects
+
+enum EntryState : u32 {
+  ENTRY_FREE = 0,
+  ENTRY_CREATING = 1,  // its creator is writing the payload; seen by nobody else
+  ENTRY_PENDING = 2,   // will be made by Entry::task
+  ENTRY_READY = 3,     // the payload is the value and never changes again (the bytes of a mutable one do)
+  ENTRY_FAILED = 4,    // the payload is the exception
+  ENTRY_DISPOSING = 5, // no reference is left; `creator` is taking it apart
+};
+enum Kind : u8 { KIND_VALUE = 0, KIND_MUTABLE = 1, KIND_LOCK = 2, KIND_ACTOR = 3 };
+enum EntryFlags : u8 { FLAG_INLINE = 1, FLAG_HAS_BLOCK = 2 };
+
+// An object. Who may touch what:
+//   state: published by a single release store, under `lock`, by the maker; lock-free readers use acquire.
+//   payload, size, kind, flags: written by the maker before it publishes; constant afterwards.
+//     size stays 0 until the payload's header is valid, so a dead maker's half-written block is just freed.
+//   holders, contained, waiter, task, dependents, holder_bits: [lock Entry::lock].
+// It is alive while a bit is set (a process holds a reference or a view) or contained > 0 (queued tasks and
+// other objects that refer to it). A process's death clears its bits; `holders` is their number.
+struct alignas(64) Entry {
+  SpinLock lock;
+  std::atomic<u32> gen;
+  std::atomic<u32> state;
+  u32 waiter;       // 0, slot + 1 of the process to ring when done, or WAITER_MANY: ring all
+  u32 holders;
+  u32 contained;
+  u64 payload;      // FLAG_HAS_BLOCK: offset; FLAG_INLINE: the value's 8 bytes
+  u64 size;         // bytes of the payload; FLAG_INLINE: the value's tag
+  u8 kind, flags;
+  u16 creator;      // slot that creates or disposes of it
+  u32 next;         // free list
+  Offset task;      // the record that will produce it
+  Offset dependents;  // first Dep of a task that waits for it
+  std::atomic<u64> holder_bits[MAX_PROCESSES / 64];
+};
+static_assert(sizeof(Entry) == 128 && MAX_PROCESSES == 512);
+constexpr u32 WAITER_MANY = 0xffffffffu;
+
+enum Format : u32 { FORMAT_PICKLE = 0, FORMAT_STR = 1, FORMAT_BYTES = 2, FORMAT_REF_LIST = 3, FORMAT_REF_TUPLE = 4 };
+enum InlineTag : u64 { TAG_NONE = 1, TAG_FALSE = 2, TAG_TRUE = 3, TAG_INT = 4, TAG_FLOAT = 5 };
+
+// A fair lock that outlives its holder. `owner` is 0 or (slot + 1) << 32 | thread: taken by a compare-and-swap
+// when nobody waits; never a boolean, so the death of the holder is seen by everyone. The rest is the queue of
+// waiters [lock guard]. sync.cpp has the protocol and the argument for it.
+// The holder's death: the supervisor notes it in `died_*`, frees the lock and wakes the first waiter.
+struct alignas(64) Mutex {
+  std::atomic<u64> owner;    // [word]
+  std::atomic<u32> waiters;  // [lock guard] written, read by releasers without it
+  SpinLock guard;
+  Offset head, tail;
+  std::atomic<u32> died;     // [word] 1: the last holder died and nobody has been told
+  i32 died_pid;
+  u64 died_ns;
+  u64 depth;                 // of re-entry; the holder's own
+  char died_label[64];
+};
+static_assert(sizeof(Mutex) == 128);
+
+// First bytes of a payload block. Contained references are counted one by one (`nrefs` moves together with the
+// target's `contained`), so that a dead maker or disposer leaves an exact count behind.
+// Then: Handle refs[nrefs_max]; BufferSpan buffers[nbuffers]; meta bytes; buffers, each 64-byte aligned.
+struct Payload {
+  u32 format;
+  u32 nrefs, nrefs_max;
+  u32 nbuffers;
+  u64 meta;       // offset from the payload
+  u64 meta_size;
+};
+struct BufferSpan {
+  u64 start;  // offset from the payload
+  u64 size;
+};
+
+// ---------------------------------------------------------------------------------------------- memory
+
+enum PageState : u8 { PAGE_FREE = 0, PAGE_RUN = 1, PAGE_SPAN = 2 };
+enum Warmth : u8 { COLD_SOME = 1, WARM_SOME = 2 };
+
+// One per page of the heap. The first and last page of a run carry its description; each page of a span
+// (a run cut into small blocks) knows the span's first page. [lock Heap::lock], for spans also [lock Heap::classes]
+struct PageInfo {
+  u8 state;
+  u8 cls;
+  u8 warmth;    // COLD_SOME: some page may not be committed, commit before use; WARM_SOME: some page is
+  u8 pad;
+  u32 len;      // pages, valid in the first page
+  u32 first;    // first page of the run, valid in the first and last page (spans: in all)
+  u32 prev, next;   // free runs: list of the bin; spans: list of spans of the class with a free block
+  u32 free_head;    // spans: 1 + index of a free block (list through their first word, offsets)
+  u16 nfree;        // spans: blocks in the list
+  u16 fresh;        // spans: blocks never handed out start here
+  u32 freed_at;     // free runs: seconds, for giving memory back
+};
+static_assert(sizeof(PageInfo) == 32);
+
+struct alignas(64) SizeClass {
+  SpinLock lock;
+  u32 partial;  // first page of a span with a free block; 0 = none (page 0 is never a span)
+};
+
+struct alignas(64) Heap {
+  SpinLock lock;
+  u32 pages_limit;  // pages of the heap
+  u32 top;          // pages from here on were never used
+  u32 bins[NUM_BINS];   // free runs, newest first
+  u64 nonempty;     // bit per bin
+  std::atomic<u64> used;       // pages in use; written under lock
+  std::atomic<u64> peak;
+  std::atomic<u64> warm_free;  // pages of free runs that hold committed memory: what trim() can give back
+  std::atomic<u32> trim_armed; // [word] 1: the supervisor knows that there is something to give back
+  u32 info_committed;          // page descriptions below this are committed
+  SizeClass classes[NUM_CLASSES];
+  alignas(64) SpinLock entry_lock;
+  u32 entry_head;   // free entries [lock entry_lock]
+  u32 entry_free;   // their number
+  std::atomic<u32> entry_top;    // entries from here on were never used
+  u32 entry_committed;
+};
+
+// ----------------------------------------------------------------------------------------------- tasks
+
+enum TaskState : u32 { TASK_BUILDING = 0, TASK_WAITING = 1, TASK_QUEUED = 2, TASK_RUNNING = 3, TASK_DROPPED = 4 };
+enum TaskKind : u16 { TASK_NORMAL = 0, TASK_CREATE_ACTOR = 1, TASK_ACTOR_CALL = 2 };
+enum TaskFlags : u16 { TASK_STREAMING = 1, TASK_DYNAMIC = 2, TASK_CANCELLED = 4, TASK_RETRY_EXCEPTIONS = 8 };
+
+// A reference held by a task; if `waiting`, a node in the dependents' list of its object. [lock the object's Entry]
+struct Dep {
+  Handle object;
+  Offset next;   // next Dep of the same object
+  Offset task;
+  u32 waiting;
+  u32 pad;
+};
+
+// A call: one block, laid out Task, Dep deps[ndeps_max], Handle returns[nreturns_max], argument bytes.
+// Written by the submitter until it is queued; then by whoever has unlinked it from its queue under that
+// queue's lock. The executing process has it in Slot::running; when that process dies the supervisor queues it
+// again or fails its returns.
+struct Task {
+  u64 id;
+  SpinLock lock;            // guards `unready`
+  std::atomic<u32> state;   // TaskState, changed under the lock of the queue it is in
+  std::atomic<u32> unready; // [lock] dependencies not finished yet, + 1 while it is being submitted
+  u32 runner;               // slot + 1 of the process that executes it
+  u16 kind, flags;
+  u32 shape;
+  u32 caller;               // slot
+  i32 retries;              // left; -1 = without end
+  u32 attempt;
+  u32 ndeps, ndeps_max;     // references counted so far / room
+  u32 nreturns, nreturns_max;
+  u32 method;               // actor calls: index of the method
+  Handle function;          // the pickled function or class
+  Handle actor;
+  Offset qnext, qprev;      // [lock of the queue] ready queue or mailbox; [slot] Slot::running
+  u64 args_size;
+  u64 submitted_ns;
+  Handle options;           // an object with rarely needed options, or 0
+  Handle scratch;           // [slot] a streaming generator's next return, see stream_next()
+};
+
+// Ready tasks with the same demand, oldest first.
+struct alignas(64) Shape {
+  SpinLock lock;
+  std::atomic<u32> length;  // [lock] written; read by anybody as a hint
+  Offset head, tail;        // [lock]
+  u32 ndemands;             // constant once Scheduler::nshapes covers it, as is all below
+  u16 resource[MAX_DEMANDS];
+  u32 cpu_only;             // nothing but CPU is demanded
+  i64 amount[MAX_DEMANDS];
+};
+
+struct Resource {
+  char name[64];
+  // [lock Scheduler::lock] in 1/10000; `available` may be negative: a worker that goes on after a wait takes its CPU back
+  i64 total;
+  std::atomic<i64> available;
+};
+
+struct alignas(64) Scheduler {
+  SpinLock lock;
+  std::atomic<u32> nshapes;
+  u32 nresources;
+  u32 pad;
+  std::atomic<u64> next_task;
+  alignas(64) std::atomic<u64> idle[MAX_PROCESSES / 64];      // workers asleep; cleared by whoever wakes one
+  alignas(64) std::atomic<u64> spinning[MAX_PROCESSES / 64];  // workers looking for work without sleeping
+  alignas(64) std::atomic<u64> awake[MAX_PROCESSES / 64];     // processes that are not asleep in a wait
+  Resource resources[MAX_RESOURCES];
+  Shape shapes[MAX_SHAPES];
+};
+
+// ---------------------------------------------------------------------------------------------- actors
+
+enum ActorState : u32 { ACTOR_PENDING = 0, ACTOR_ALIVE = 1, ACTOR_RESTARTING = 2, ACTOR_DEAD = 3 };
+
+// An actor: the payload of an entry of KIND_ACTOR. The mailbox holds calls in the order of their submission.
+// head, tail, count, unready, state: [lock Actor::lock]. The host's death: the supervisor fails the calls, or
+// starts the actor again.
+struct alignas(64) Actor {
+  SpinLock lock;
+  std::atomic<u32> state;
+  std::atomic<u32> count;    // calls in the mailbox
+  std::atomic<u32> unready;  // of which wait for an argument
+  Offset head, tail;
+  std::atomic<u32> slot;     // of its process, valid when ALIVE
+  std::atomic<u32> closing;  // [word] 1: no handle is left, finish the mailbox and leave; 2: exit now
+  i32 restarts;              // left
+  i32 max_pending;           // calls; < 0: any number
+  Offset creation;           // the creation task's record, kept for a restart
+  Handle class_object;
+  Handle death;              // [lock] the exception that its calls get
+  u32 shape;
+  u32 detached;
+  u64 started_ns;
+  char name[MAX_NAME];       // class name, for people
+};
+
+// ----------------------------------------------------------------------------------------------- names
+
+// name -> object. A node is a block in a bucket's list [lock Names::lock]; it holds one `contained` of the object.
+struct NameNode {
+  Offset next;
+  Handle object;
+  u32 space;   // what it names, NameSpace
+  u32 length;
+  char bytes[8];
+};
+enum NameSpace : u32 { NAMES_ACTOR = 1, NAMES_LOCK = 2, NAMES_FUNCTION = 3, NAMES_OBJECT = 4 };
+
+struct alignas(64) Names {
+  SpinLock lock;
+  u32 count;
+  Offset bucket[NAME_BUCKETS];
+};
+
+// ---------------------------------------------------------------------------------------------- header
+
+struct Statistics {  // [word] each
+  std::atomic<u64> tasks_submitted, tasks_finished, tasks_failed, deaths, lock_deaths;
+};
+
+struct Header {
+  u64 magic;
+  u32 version;
+  u32 cpus;                   // processes that may spin at a time
+  u64 bytes;                  // of the arena
+  Offset slots, entries, pages, heap_base;
+  u64 session;                // random; part of every pickled handle
+  std::atomic<u32> stopping;  // [word] 1: the session is being shut down
+  std::atomic<u32> dead;      // [word] 1: the supervisor is gone, nothing will be repaired any more
+  std::atomic<u32> wanted;    // [word] 1: the supervisor was rung and has not looked yet
+  std::atomic<u32> slots_top; // slots from here on were never used
+  Handle config;              // the session's settings, made by the driver before the supervisor starts
+  Statistics stats;
+  Heap heap;
+  Scheduler sched;
+  Names names;
+};
+
+}  // namespace shoal

@@ -1,0 +1,144 @@
+// The arena: a memfd, mapped twice. Its whole address range is reserved once, so nothing ever moves; memory is
+// committed (fallocate) before it is first used, so that running out is an error code and not a SIGBUS.
+//
+//   Header | slots | entries | page table | heap
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "client.h"
+
+namespace shoal {
+
+static u64 round_up(u64 n, u64 to) { return (n + to - 1) / to * to; }
+constexpr u64 SLOTS_AT = (sizeof(Header) + PAGE - 1) / PAGE * PAGE;
+constexpr u64 ENTRIES_AT = (SLOTS_AT + sizeof(Slot) * MAX_PROCESSES + PAGE - 1) / PAGE * PAGE;
+constexpr u64 PAGES_AT = ENTRIES_AT + sizeof(Entry) * u64(MAX_OBJECTS);
+constexpr u32 FIRST_ENTRY = 1;  // index 0 is "no object"
+
+u64 now_ns() {
+  timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return u64(t.tv_sec) * 1000000000ull + u64(t.tv_nsec);
+}
+
+u64 Client::arena_bytes(u64 heap_bytes) {
+  u64 pages = heap_bytes / PAGE;
+  return PAGES_AT + round_up(pages * sizeof(PageInfo), PAGE) + pages * PAGE;
+}
+
+static void commit_range(int fd, u64 start, u64 size) {
+  while (fallocate(fd, 0, off_t(start), off_t(size)) != 0) {
+    if (errno == EINTR) continue;
+    throw Error(Error::FULL, std::string("the system has no memory left for the arena: ") + std::strerror(errno));
+  }
+}
+
+void Client::format(int fd, u64 heap_bytes, u32 cpus) {
+  if (heap_bytes / PAGE >= 0xfffffff0ull) throw Error(Error::INVALID, "an arena may have at most 16 TB");
+  u64 bytes = arena_bytes(heap_bytes);
+  if (ftruncate(fd, off_t(bytes)) != 0)
+    throw Error(Error::FULL, std::string("cannot size the arena: ") + std::strerror(errno));
+  commit_range(fd, 0, SLOTS_AT + 16 * sizeof(Slot));
+  commit_range(fd, ENTRIES_AT, PAGE * 64);
+  void* p = mmap(nullptr, SLOTS_AT, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (p == MAP_FAILED) throw Error(Error::FULL, std::string("cannot map the arena: ") + std::strerror(errno));
+  auto* h = static_cast<Header*>(p);
+  h->version = ABI_VERSION;
+  h->cpus = cpus;
+  h->bytes = bytes;
+  h->slots = SLOTS_AT;
+  h->entries = ENTRIES_AT;
+  h->pages = PAGES_AT;
+  u64 pages = heap_bytes / PAGE;
+  h->heap_base = PAGES_AT + round_up(pages * sizeof(PageInfo), PAGE);
+  if (getrandom(&h->session, sizeof h->session, 0) != sizeof h->session) h->session = now_ns();
+  h->heap.pages_limit = u32(pages);
+  h->heap.top = 1;  // page 0 stands for "none"
+  h->heap.used = 0;
+  h->heap.entry_top = FIRST_ENTRY;
+  h->heap.entry_committed = u32(PAGE * 64 / sizeof(Entry));
+  h->slots_top = 2;
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  h->magic = ABI_MAGIC;
+  munmap(p, SLOTS_AT);
+}
+
+void Client::attach(int fd, int event) {
+  Header head;
+  if (pread(fd, &head, offsetof(Header, session), 0) != ssize_t(offsetof(Header, session)) || head.magic != ABI_MAGIC)
+    throw Error(Error::INVALID, "this is not a Shoal arena");
+  if (head.version != ABI_VERSION)
+    throw Error(Error::INVALID, "the session was made by another version of Shoal (arena format " +
+                                    std::to_string(head.version) + ", ours is " + std::to_string(ABI_VERSION) + ")");
+  auto map = [&](int prot) {
+    void* p = mmap(nullptr, head.bytes, prot, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    if (p == MAP_FAILED)
+      throw Error(Error::FULL, "cannot reserve " + std::to_string(head.bytes >> 20) + " MB of addresses for the arena: " +
+                                   std::strerror(errno) + "; raise `ulimit -v` or pass a smaller object_store_memory to init()");
+    madvise(p, head.bytes, MADV_DONTDUMP);
+    return p;
+  };
+  rw = static_cast<u8*>(map(PROT_READ | PROT_WRITE));
+  ro = static_cast<const u8*>(map(PROT_READ));
+  void* counts = mmap(nullptr, sizeof(u32) * u64(MAX_OBJECTS), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (counts == MAP_FAILED) throw Error(Error::FULL, "cannot reserve memory for reference counts");
+  local = static_cast<u32*>(counts);
+  h = at<Header>(0);
+  slots = at<Slot>(h->slots);
+  entries = at<Entry>(h->entries);
+  pages = at<PageInfo>(h->pages);
+  memfd = fd;
+  eventfd = event;
+}
+
+void Client::detach() {
+  if (!rw) return;
+  u64 bytes = h->bytes;
+  munmap(rw, bytes);
+  munmap(const_cast<u8*>(ro), bytes);
+  munmap(local, sizeof(u32) * u64(MAX_OBJECTS));
+  if (memfd >= 0) close(memfd);
+  if (eventfd >= 0) close(eventfd);
+  rw = nullptr;
+  ro = nullptr;
+  h = nullptr;
+  memfd = eventfd = -1;
+}
+
+void Client::become(u32 s, Role role, i32 pid) {
+  slot = s;
+  me = &slots[s];
+  in_tx = false;
+  forked = false;
+  spin_ns = 50000;
+  me->pid = pid;
+  me->started_ns = now_ns();
+  me->role.store(role);
+  me->state.store(SLOT_ALIVE);
+  set_awake(true);
+}
+
+void Client::check_usable() const {
+  if (forked)
+    throw Error(Error::FORKED,
+                "this process was forked from a participant of a Shoal session and is not one itself; call shoal.init() "
+                "in the child to start its own session, or use tasks and actors instead of fork()");
+  if (h->dead.load(std::memory_order_relaxed))
+    throw Error(Error::ENDED,
+                "the session has ended: its supervisor process is gone (killed?); call shoal.shutdown() and shoal.init() to start a new one");
+}
+
+void Client::ring_supervisor() {
+  if (h->wanted.exchange(1) == 0) {
+    u64 one = 1;
+    while (write(eventfd, &one, sizeof one) < 0 && errno == EINTR) {
+    }
+  }
+}
+
+}  // namespace shoal

@@ -1,0 +1,600 @@
+// The module shoal._core: sessions, actors, names, and what the supervisor needs. The hot calls are in the other
+// bindings*.cpp; here nanobind does the conversions.
+#include <linux/futex.h>
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <thread>
+
+#include "bindings.h"
+
+namespace nb = nanobind;
+
+namespace shoal::py {
+
+State S;
+
+void set_error(const Error& e) {
+  if (!S.make_error) {
+    PyErr_SetString(PyExc_RuntimeError, e.what());
+    return;
+  }
+  PyObject* error = PyObject_CallFunction(S.make_error, "is", int(e.code), e.what());
+  if (!error) return;
+  PyErr_SetObject((PyObject*)Py_TYPE(error), error);
+  Py_DECREF(error);
+}
+
+bool usable() {
+  if (!S.attached) {
+    set_error(Error(Error::ENDED, "no session"));
+    return false;
+  }
+  return guarded([] { return C.check_usable(), true; }, false);
+}
+
+namespace {
+
+// Runs f, turning Error into the Python exception.
+template <class F>
+auto call(F f) -> decltype(f()) {
+  try {
+    return f();
+  } catch (const Error& e) {
+    set_error(e);
+    throw nb::python_error();
+  }
+}
+void need_session() {
+  if (!usable()) throw nb::python_error();
+}
+
+void after_fork_in_child() {
+  if (S.attached) C.forked = true;
+}
+
+void attach(int memfd, int eventfd_, u32 slot, int role) {
+  call([&] {
+    if (S.attached) throw Error(Error::INVALID, "this process already takes part in a session");
+    C = Client{};
+    C.attach(memfd, eventfd_);
+    C.let_others_run = [] { return static_cast<void*>(PyEval_SaveThread()); };
+    C.come_back = [](void* s) { PyEval_RestoreThread(static_cast<PyThreadState*>(s)); };
+    S.mapping = new Mapping{C.rw, const_cast<u8*>(C.ro), C.h->bytes, 1};
+    S.attached = true;
+    S.epoch++;
+    S.block_depth = S.help_depth = 0;
+    C.become(slot, Role(role), i32(getpid()));
+  });
+}
+
+// In a child made by fork(): it becomes a participant of its own, with no references yet.
+void become(u32 slot, int role) {
+  S.epoch++;
+  S.block_depth = S.help_depth = 0;
+  madvise(C.local, sizeof(u32) * u64(MAX_OBJECTS), MADV_DONTNEED);
+  C.become(slot, Role(role), i32(getpid()));
+}
+
+// A thread that sleeps until the supervisor is gone, then tells every waiter of this process. It runs no Python.
+struct Watcher {
+  std::thread thread;
+  int stop = -1;
+} watcher;
+
+void watch_supervisor(int pidfd) {
+  watcher.stop = eventfd(0, EFD_CLOEXEC);
+  int stop = watcher.stop;
+  Header* h = C.h;
+  Slot* slots = C.slots;
+  u32 me = C.slot;
+  watcher.thread = std::thread([=] {
+    pollfd fds[2] = {{pidfd, POLLIN, 0}, {stop, POLLIN, 0}};
+    while (poll(fds, 2, -1) < 0 && errno == EINTR) {
+    }
+    if (fds[0].revents && !h->stopping.load()) {
+      h->dead.store(1);
+      slots[me].ring.fetch_add(1);
+      syscall(SYS_futex, &slots[me].ring, FUTEX_WAKE, 0x7fffffff, nullptr, nullptr, 0);
+    }
+    close(pidfd);
+  });
+}
+
+void unwatch() {
+  if (!watcher.thread.joinable()) return;
+  u64 one = 1;
+  if (write(watcher.stop, &one, sizeof one) < 0) return;
+  {
+    nb::gil_scoped_release nogil;
+    watcher.thread.join();
+  }
+  close(watcher.stop);
+}
+
+void detach() {
+  if (!S.attached) return;
+  if (C.forked) {
+    if (watcher.thread.joinable()) watcher.thread.detach();
+  } else {
+    unwatch();
+  }
+  S.attached = false;
+  S.epoch++;
+  Mapping* m = S.mapping;
+  S.mapping = nullptr;
+  munmap(C.local, sizeof(u32) * u64(MAX_OBJECTS));
+  close(C.memfd);
+  close(C.eventfd);
+  if (--m->users == 0) {
+    munmap(m->rw, m->bytes);
+    munmap(m->ro, m->bytes);
+    delete m;
+  }
+  C = Client{};
+}
+
+// Turns rings of this process into an eventfd that an event loop can poll. The thread runs no Python; it sleeps on the
+// ring while armed, writes once, and waits to be armed again.
+class Bridge {
+ public:
+  Bridge() : fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)), slot_(C.me) {
+    S.mapping->users++;
+    mapping_ = S.mapping;
+    thread_ = std::thread([this] { run(); });
+  }
+  ~Bridge() { close_(); }
+  int fileno() const { return fd_; }
+  // Arms it for rings after `seen`.
+  void arm(u32 seen) {
+    seen_.store(seen);
+    gate_.store(1);
+    gate_.notify_all();
+  }
+  void close_() {
+    if (fd_ < 0) return;
+    gate_.store(2);
+    gate_.notify_all();
+    if (!C.forked) {
+      slot_->ring.fetch_add(1);
+      syscall(SYS_futex, &slot_->ring, FUTEX_WAKE, 0x7fffffff, nullptr, nullptr, 0);
+      nb::gil_scoped_release nogil;
+      thread_.join();
+    } else {
+      thread_.detach();
+    }
+    ::close(fd_);
+    fd_ = -1;
+    if (--mapping_->users == 0) {
+      munmap(mapping_->rw, mapping_->bytes);
+      munmap(mapping_->ro, mapping_->bytes);
+      delete mapping_;
+    }
+  }
+
+ private:
+  void run() {
+    for (;;) {
+      u32 g;
+      while ((g = gate_.load()) == 0) gate_.wait(0);
+      if (g == 2) return;
+      u32 seen = seen_.load();
+      slot_->sleepers.fetch_add(1, std::memory_order_seq_cst);
+      while (slot_->ring.load(std::memory_order_seq_cst) == seen && gate_.load() != 2)
+        syscall(SYS_futex, &slot_->ring, FUTEX_WAIT, seen, nullptr, nullptr, 0);
+      slot_->sleepers.fetch_sub(1, std::memory_order_seq_cst);
+      u32 armed = 1;
+      if (!gate_.compare_exchange_strong(armed, 0)) return;
+      u64 one = 1;
+      if (::write(fd_, &one, sizeof one) < 0 && errno != EAGAIN) return;
+    }
+  }
+  int fd_;
+  Slot* slot_;
+  Mapping* mapping_;
+  std::atomic<u32> seen_{0}, gate_{0};  // gate: 0 idle, 1 armed, 2 closed
+  std::thread thread_;
+};
+
+Task* task_at(u64 offset) { return C.at<Task>(offset); }
+
+// What the supervisor decides upon, for one task of a dead process.
+nb::dict task_info(u64 offset) {
+  Task* t = task_at(offset);
+  nb::dict d;
+  d["id"] = t->id;
+  d["kind"] = int(t->kind);
+  d["flags"] = int(t->flags);
+  d["retries"] = t->retries;
+  d["attempt"] = t->attempt;
+  d["function"] = t->function;
+  d["actor"] = t->actor;
+  d["method"] = t->method;
+  d["shape"] = t->shape;
+  d["runner"] = i32(t->runner) - 1;
+  bool streamed = false;
+  if (t->flags & TASK_STREAMING && t->nreturns) streamed = t->scratch != 0 || t->submitted_ns == 1;
+  d["streamed"] = streamed;
+  nb::list pending;
+  for (u32 i = 0; i < t->nreturns; i++) {
+    Handle r = C.returns(t)[i];
+    if (C.valid(r) && C.entry(r).task == offset && C.entry(r).state.load() == ENTRY_PENDING) pending.append(r);
+  }
+  d["pending"] = pending;
+  return d;
+}
+
+u64 next_running(u32 slot) { return C.slots[slot].running; }
+
+nb::dict actor_info(u64 handle) {
+  Actor* a = C.actor(handle);
+  nb::dict d;
+  d["state"] = int(a->state.load());
+  d["slot"] = a->slot.load();
+  d["pid"] = a->state.load() == ACTOR_ALIVE ? C.slots[a->slot.load()].pid : 0;
+  d["closing"] = a->closing.load();
+  d["restarts"] = a->restarts;
+  d["waiting"] = a->count.load();
+  d["name"] = std::string(a->name, strnlen(a->name, MAX_NAME));
+  d["class"] = a->class_object;
+  d["creation"] = a->creation;
+  d["detached"] = bool(a->detached);
+  return d;
+}
+
+nb::dict statistics() {
+  need_session();
+  Header* h = C.h;
+  nb::dict d;
+  u32 live = 0, top = h->heap.entry_top.load();
+  for (u32 i = 1; i < top; i++) live += C.entries[i].state.load(std::memory_order_relaxed) != ENTRY_FREE;
+  d["objects"] = live;
+  d["used_bytes"] = h->heap.used.load() * PAGE;
+  d["peak_bytes"] = h->heap.peak.load() * PAGE;
+  d["limit_bytes"] = u64(h->heap.pages_limit) * PAGE;
+  d["idle_bytes"] = h->heap.warm_free.load() * PAGE;
+  d["tasks_submitted"] = h->stats.tasks_submitted.load();
+  d["tasks_finished"] = h->stats.tasks_finished.load();
+  d["tasks_failed"] = h->stats.tasks_failed.load();
+  d["deaths"] = h->stats.deaths.load();
+  d["lock_deaths"] = h->stats.lock_deaths.load();
+  return d;
+}
+
+nb::list processes() {
+  need_session();
+  nb::list all;
+  for (u32 i = 0, n = C.h->slots_top.load(); i < n; i++) {
+    Slot& s = C.slots[i];
+    u32 state = s.state.load();
+    if (state == SLOT_FREE) continue;
+    nb::dict d;
+    d["slot"] = i;
+    d["pid"] = s.pid;
+    d["state"] = int(state);
+    d["role"] = int(s.role.load());
+    d["label"] = nb::steal(PyUnicode_DecodeUTF8(s.label, Py_ssize_t(strnlen(s.label, MAX_NAME)), "replace"));
+    d["actor"] = s.actor;
+    d["blocked"] = s.blocked != 0;
+    d["lease"] = s.lease;
+    d["running"] = s.running != 0;
+    all.append(d);
+  }
+  return all;
+}
+
+nb::dict resources() {
+  need_session();
+  nb::dict d;
+  for (u32 i = 0; i < C.h->sched.nresources; i++) {
+    Resource& r = C.h->sched.resources[i];
+    d[r.name] = nb::make_tuple(r.total, r.available.load());
+  }
+  return d;
+}
+
+void set_resource(const std::string& name, i64 total) {
+  call([&] {
+    u32 id = C.resource_id(name);
+    Tx tx(C);
+    tx.lock(C.h->sched.lock);
+    Resource& r = C.h->sched.resources[id];
+    tx.set(r.available, r.available.load() + total - r.total);
+    tx.set(r.total, total);
+    tx.commit();
+  });
+}
+
+nb::tuple shape(const std::vector<std::pair<std::string, i64>>& demand) {
+  need_session();
+  bool feasible = false;
+  u32 id = call([&] { return C.shape_of(demand, &feasible); });
+  return nb::make_tuple(id, feasible);
+}
+
+// Is there work that nobody looks at? (shapes' queue lengths that fit, any idle worker)
+nb::tuple demand() {
+  Scheduler& s = C.h->sched;
+  u64 fits = 0;
+  for (u32 i = 0, n = s.nshapes.load(); i < n; i++)
+    if (C.fits(s.shapes[i])) fits += s.shapes[i].length.load();
+  u32 idle = 0;
+  for (u32 w = 0; w < MAX_PROCESSES / 64; w++) idle += u32(__builtin_popcountll(s.idle[w].load() | s.spinning[w].load()));
+  return nb::make_tuple(fits, idle);
+}
+
+u64 ref_handle(nb::handle ref) {
+  Handle h;
+  if (!live_ref(ref.ptr(), &h)) throw nb::python_error();
+  return h;
+}
+
+nb::object share(u64 h) { return nb::steal(share_ref(h)); }
+
+void set_hooks(nb::dict hooks) {
+  auto take = [&](const char* name) {
+    return hooks.contains(name) ? nb::object(hooks[name]).release().ptr() : throw nb::key_error(name);
+  };
+  S.serialize = take("serialize");
+  S.serialize_mutable = take("serialize_mutable");
+  S.deserialize = take("deserialize");
+  S.make_error = take("make_error");
+  S.raised = take("raised");
+  S.help = take("help");
+  S.lock_died = take("lock_died");
+}
+
+}  // namespace
+}  // namespace shoal::py
+
+using namespace shoal;
+using namespace shoal::py;
+
+NB_MODULE(_core, m) {
+  nb::set_leak_warnings(false);
+  m.doc() = "Shoal's native core. Private: the public names are in the package shoal.";
+  if (!ready_refs(m.ptr()) || !ready_tasks(m.ptr()) || !ready_sync(m.ptr())) throw nb::python_error();
+  pthread_atfork(nullptr, nullptr, after_fork_in_child);
+
+  m.attr("MAX_PROCESSES") = MAX_PROCESSES;
+  m.attr("MAX_OBJECTS") = MAX_OBJECTS;
+  m.attr("DRIVER") = int(ROLE_DRIVER);
+  m.attr("SUPERVISOR") = int(ROLE_SUPERVISOR);
+  m.attr("WORKER") = int(ROLE_WORKER);
+  m.attr("ACTOR") = int(ROLE_ACTOR);
+  m.attr("CRASH_POINTS") =
+#ifdef SHOAL_CRASH_POINTS
+      true;
+#else
+      false;
+#endif
+
+  m.def("set_hooks", &set_hooks);
+
+  // sessions
+  m.def("create_arena", [](u64 heap_bytes, u32 cpus) {
+    return call([&] {
+      int fd = memfd_create("shoal", MFD_CLOEXEC);
+      if (fd < 0) throw Error(Error::FULL, std::string("cannot create the arena: ") + std::strerror(errno));
+      try {
+        Client::format(fd, heap_bytes, cpus);
+      } catch (...) {
+        close(fd);
+        throw;
+      }
+      return std::make_pair(fd, eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+    });
+  });
+  m.def("attach", &attach);
+  m.def("become", &become);
+  m.def("detach", &detach);
+  m.def("watch_supervisor", &watch_supervisor);
+  m.def("attached", [] { return S.attached && !C.forked; });
+  m.def("forked", [] { return S.attached && C.forked; });
+  m.def("dead", [] { return S.attached && C.h->dead.load() != 0; });
+  m.def("slot", [] { return C.slot; });
+  m.def("role", [] { return int(C.me->role.load()); });
+  m.def("session_id", [] { need_session(); return C.h->session; });
+  m.def("stop", [] {  // tells everybody that the session ends
+    if (!S.attached || C.forked) return;
+    C.h->stopping.store(1);
+    for (u32 i = 0, n = C.h->slots_top.load(); i < n; i++)
+      if (C.slots[i].state.load() == SLOT_ALIVE) C.ring(i);
+    C.h->wanted.store(0);
+    C.ring_supervisor();
+  });
+  m.def("stopping", [] { return C.h->stopping.load() != 0; });
+  m.def("set_config", [](nb::handle ref) {
+    Handle h = ref_handle(ref);
+    call([&] { C.add_contained(h); });
+    C.h->config = h;
+  });
+  m.def("config", [] { return share(C.h->config); });
+  m.def("label", [](const std::string& text) {
+    std::strncpy(C.me->label, text.c_str(), MAX_NAME - 1);
+  });
+  m.def("ring_seen", [] { return C.me->ring.load(std::memory_order_seq_cst); });
+  m.def("watch", [](nb::handle ref) {
+    Handle h = ref_handle(ref);
+    call([&] { C.watch(h); });
+  });
+  m.def("statistics", &statistics);
+  m.def("processes", &processes);
+  m.def("check", [] { need_session(); return call([] { return C.check(); }); });
+  m.def("object_info", [](nb::handle ref) {
+    Handle h = ref_handle(ref);
+    Entry& e = C.entry(h);
+    nb::dict d;
+    d["state"] = int(e.state.load());
+    d["kind"] = int(e.kind);
+    d["bytes"] = e.flags & FLAG_HAS_BLOCK ? e.size : 0;
+    d["holders"] = e.holders;
+    d["contained"] = e.contained;
+    return d;
+  });
+  nb::class_<Bridge>(m, "Bridge")
+      .def("__init__", [](Bridge* b) {
+        need_session();
+        new (b) Bridge();
+      })
+      .def("fileno", &Bridge::fileno)
+      .def("arm", &Bridge::arm)
+      .def("close", &Bridge::close_);
+
+  // scheduling
+  m.def("resources", &resources);
+  m.def("set_resource", &set_resource);
+  m.def("shape", &shape);
+  m.def("task_attempt", [](u64 task) { return task_at(task)->attempt; });
+  m.def("task_id", [](u64 task) { return task_at(task)->id; });
+  m.def("retry", [](u64 task) {  // one retry less; false: none is left
+    Task* t = task_at(task);
+    if (t->retries == 0) return false;
+    if (t->retries > 0) t->retries--;
+    return true;
+  });
+  m.def("mark_streamed", [](u64 task) { task_at(task)->submitted_ns = 1; });
+  m.def("producer", [](nb::handle ref) {  // the task that makes it: (slot that runs it or -1, task id, kind) or None
+    Handle h = ref_handle(ref);
+    Entry& e = C.entry(h);
+    Tx tx(C);
+    tx.lock(e.lock);
+    if (!e.task) return nb::object(nb::none());
+    Task* t = task_at(e.task);
+    return nb::object(nb::make_tuple(t->state.load() == TASK_RUNNING ? int(t->runner) - 1 : -1, t->id, int(t->kind), t->actor));
+  });
+
+  m.def("cancel_running", [](nb::handle ref, bool force) {  // false: it does not run (any more)
+    Handle h = ref_handle(ref);
+    return call([&] {
+      Entry& e = C.entry(h);
+      u32 slot;
+      {
+        Tx tx(C);
+        tx.lock(e.lock);
+        if (!e.task) return false;
+        Task* t = task_at(e.task);
+        tx.lock(t->lock);
+        if (t->state.load() != TASK_RUNNING) return false;
+        tx.set(t->flags, u16(t->flags | TASK_CANCELLED));
+        slot = t->runner - 1;
+        tx.commit();
+      }
+      C.slots[slot].command.fetch_or(force ? CMD_KILL : CMD_CANCEL);
+      C.ring_supervisor();
+      return true;
+    });
+  });
+  m.def("task_cancelled", [](u64 task) { return (task_at(task)->flags & TASK_CANCELLED) != 0; });
+
+  // actors
+  m.def("create_actor", [](u32 shape, u64 class_object, const std::string& name, int restarts, int max_pending, bool detached) {
+    need_session();
+    Handle h = call([&] { return C.create_actor(shape, class_object, name, restarts, max_pending, detached); });
+    return nb::steal(new_ref(h));
+  });
+  m.def("actor_alive", [](u64 h, u64 creation, bool keep) {
+    call([&] { C.actor_alive(h); });
+    C.actor(h)->creation = keep ? creation : 0;
+  });
+  m.def("actor_dead", [](u64 h, nb::handle death) {
+    Handle d = ref_handle(death);
+    call([&] { C.actor_dead(h, d); });
+  });
+  m.def("actor_restarting", [](u64 h) { call([&] { C.actor_restarting(h); }); });
+  m.def("actor_drop_life", [](u64 h) {  // the actor's own reference to itself, once it is dead
+    call([&] {
+      Actor* a = C.actor(h);
+      bool detached = a->detached;
+      a->detached = 0;
+      if (detached) C.drop_contained(h);
+      C.drop_contained(h);
+    });
+  });
+  m.def("actor_death", [](u64 h) {
+    Handle d = C.actor(h)->death;
+    return d ? share(d) : nb::object(nb::none());
+  });
+  m.def("actor_info", &actor_info);
+  m.def("closing", [](u64 h) { return C.actor(h)->closing.load(); });
+  m.def("mail_count", [](u64 h) { return C.mail_count(h); });
+  m.def("actor_close", [](u64 h, u32 how) {  // 1: after the mailbox, 2: now
+    Actor* a = C.actor(h);
+    a->closing.store(how);
+    if (a->state.load() == ACTOR_ALIVE) C.ring(a->slot.load());
+  });
+  m.def("take_dead_mail", [](u64 h) {
+    Task* t = call([&] { return C.take_all_mail(h); });
+    return t ? C.offset(t) : 0;
+  });
+
+  // names
+  m.def("name_set", [](int space, const std::string& name, nb::handle ref) {
+    Handle h = ref_handle(ref);
+    return call([&] { return C.name_set(NameSpace(space), name, h); });
+  });
+  m.def("name_get", [](int space, const std::string& name) {
+    need_session();
+    Handle h = call([&] { return C.name_get(NameSpace(space), name, true); });
+    return h ? nb::steal(new_ref(h)) : nb::object(nb::none());
+  });
+  m.def("name_remove", [](int space, const std::string& name, u64 h) {
+    need_session();
+    return call([&] { return C.name_remove(NameSpace(space), name, h); });
+  });
+  m.def("name_list", [](int space) {
+    need_session();
+    return call([&] { return C.name_list(NameSpace(space)); });
+  });
+
+  // the supervisor
+  m.def("ring_supervisor", [] { C.ring_supervisor(); });
+  m.def("supervisor_looks", [] { C.h->wanted.store(0); });
+  m.def("demand", &demand);
+  m.def("die_with_parent", [] { prctl(PR_SET_PDEATHSIG, 9); });
+  m.def("share", &share);
+  m.def("commands", [] {  // processes that somebody wants to have killed or interrupted: (slot, bits)
+    std::vector<std::pair<u32, u32>> out;
+    for (u32 i = 2, n = C.h->slots_top.load(); i < n; i++) {
+      u32 bits = C.slots[i].command.load() & (CMD_KILL | CMD_CANCEL);
+      if (!bits) continue;
+      C.slots[i].command.fetch_and(~bits);
+      if (C.slots[i].state.load() == SLOT_ALIVE) out.emplace_back(i, bits);
+    }
+    return out;
+  });
+  m.def("ask", [](u32 slot, u32 bits) {  // has the supervisor kill or interrupt a process
+    C.slots[slot].command.fetch_or(bits);
+    C.ring_supervisor();
+  });
+  m.def("claim_slot", [] { return call([] { return C.claim_slot(); }); });
+  m.def("ring", [](u32 slot) { C.ring(slot); });
+  m.def("command", [](u32 slot, u32 bits) {
+    C.slots[slot].command.fetch_or(bits);
+    C.ring(slot);
+  });
+  m.def("slot_info", [](u32 slot) {
+    Slot& s = C.slots[slot];
+    return nb::make_tuple(int(s.state.load()), int(s.role.load()), s.pid, s.actor,
+                          nb::steal(PyUnicode_DecodeUTF8(s.label, Py_ssize_t(strnlen(s.label, MAX_NAME)), "replace")));
+  });
+  m.def("recover", [](u32 slot) { call([&] { C.recover(slot); }); });
+  m.def("next_running", &next_running);
+  m.def("task_info", &task_info);
+  m.def("finish_silent", [](u64 task) { call([&] { C.finish(task_at(task)); }); });
+  m.def("sweep", [](u32 slot) { call([&] { C.sweep(slot); }); });
+  m.def("free_slot", [](u32 slot) { call([&] { C.free_slot(slot); }); });
+  m.def("trim", [](u32 older_than_s) { return call([&] { return C.trim(older_than_s); }); });
+  m.def("trim_state", [] { return nb::make_tuple(C.h->heap.trim_armed.load() != 0, C.h->heap.warm_free.load() * PAGE); });
+  m.def("trim_disarm", [] { C.h->heap.trim_armed.store(0); });
+}

@@ -1,0 +1,110 @@
+// Shared by the bindings: the process's one Client, the Python types, and how errors become exceptions.
+// Everything here runs under the GIL; it is let go only around copies, spins and sleeps, never inside a Tx.
+#pragma once
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <structmember.h>
+
+#include "client.h"
+
+namespace shoal::py {
+
+struct Mapping {  // keeps the arena mapped while views of it live, also after shutdown()
+  u8* rw;
+  u8* ro;
+  u64 bytes;
+  u64 users;
+};
+
+struct State {
+  Client client;
+  bool attached = false;
+  u32 epoch = 0;  // counts sessions of this process (and forks): references of older ones are dead
+  Mapping* mapping = nullptr;
+  u32 block_depth = 0;
+  u32 help_depth = 0;
+  // Python callables, see set_hooks() in bindings.cpp
+  PyObject* serialize = nullptr;          // value -> (bytes, [buffers])
+  PyObject* serialize_mutable = nullptr;
+  PyObject* deserialize = nullptr;        // meta, [buffers] -> value
+  PyObject* make_error = nullptr;         // code, text -> exception
+  PyObject* raised = nullptr;             // stored exception -> exception to raise
+  PyObject* help = nullptr;               // runs a call inline
+  PyObject* lock_died = nullptr;          // pid, label, age_s -> exception
+};
+extern State S;
+
+#define C (::shoal::py::S.client)
+
+void set_error(const Error& e);
+bool usable();  // false: an exception is set
+PyObject* not_initialized();
+
+template <class F>
+auto guarded(F f, decltype(f()) failed) -> decltype(f()) {
+  try {
+    return f();
+  } catch (const Error& e) {
+    set_error(e);
+    return failed;
+  } catch (const std::bad_alloc&) {
+    PyErr_NoMemory();
+    return failed;
+  }
+}
+
+class NoGil {
+ public:
+  NoGil() : s_(PyEval_SaveThread()) {}
+  ~NoGil() { PyEval_RestoreThread(s_); }
+
+ private:
+  PyThreadState* s_;
+};
+
+// ----------------------------------------------------------------------------- refs (bindings_refs.cpp)
+
+struct Ref {
+  PyObject_HEAD
+  Handle handle;
+  PyObject* weakrefs;
+  u32 epoch;
+};
+extern PyTypeObject* RefType;
+inline bool is_ref(PyObject* o) { return Py_TYPE(o) == RefType || PyType_IsSubtype(Py_TYPE(o), RefType); }
+PyObject* new_ref(Handle h);            // takes over one local reference
+PyObject* share_ref(Handle h);          // makes its own; nullptr + exception if the object is gone
+bool live_ref(PyObject* o, Handle* h);  // o is a Ref of this session; else TypeError / SessionEndedError
+PyObject* new_buffer(Handle h, u64 start, u64 size, bool writable);
+bool ready_refs(PyObject* module);
+
+// Collects the references met while a value is pickled, so that the arena knows what the value contains.
+struct Collector {
+  std::vector<PyObject*> refs;  // owned
+  Collector* outer;
+  Collector();
+  ~Collector();
+};
+extern Collector* collector;
+
+// --------------------------------------------------------------------------- values (bindings_values.cpp)
+
+bool store(Handle h, PyObject* value);            // payload of an object being made; false: exception set
+bool store_mutable(Handle h, PyObject* value);
+PyObject* load(Handle h);                         // of a finished object; an exception object if it failed
+PyObject* load_or_raise(Handle h);
+Handle make_object(PyObject* meta, PyObject* buffers, Collector& c);  // from a pickle; 0: exception set
+bool fill_pickle(Handle h, PyObject* meta, PyObject* buffers, Collector& c);
+
+// ---------------------------------------------------------------------------- tasks (bindings_tasks.cpp)
+
+enum class Waited { DONE, TIMEOUT, FAILED };
+Waited wait_done(Handle h, u64 deadline, bool now);
+bool parse_timeout(PyObject* o, u64* deadline, bool* now);
+PyObject* call_of(Task* t);  // what a worker needs to run it
+bool ready_tasks(PyObject* module);
+
+// ----------------------------------------------------------------------------- sync (bindings_sync.cpp)
+bool ready_sync(PyObject* module);
+
+}  // namespace shoal::py

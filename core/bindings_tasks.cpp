@@ -1,0 +1,785 @@
+// put, get, wait, submission, and the worker's side of a call.
+//
+// Arguments of a call are encoded one by one: small plain values as they are, references as the index of a dependency,
+// anything else as a pickle, and pickles that are large or have buffers as an object of their own.
+#include <algorithm>
+
+#include "bindings.h"
+
+namespace shoal::py {
+
+constexpr u64 INLINE_ARGUMENT = 64 << 10;  // larger pickled arguments become objects
+constexpr u32 MAX_HELP_DEPTH = 48;         // calls run inside a waiting one; each costs stack
+
+enum ArgTag : u8 { ARG_NONE, ARG_FALSE, ARG_TRUE, ARG_INT, ARG_FLOAT, ARG_STR, ARG_BYTES, ARG_PICKLE, ARG_DEP };
+
+namespace {
+
+struct Encoder {
+  std::string bytes;
+  std::vector<Handle> deps;      // waited for
+  std::vector<PyObject*> owned;  // objects made for large arguments: kept until the task refers to them
+  Collector nested;              // references inside pickles
+
+  ~Encoder() {
+    for (PyObject* o : owned) Py_DECREF(o);
+  }
+  void tag(u8 t) { bytes.push_back(char(t)); }
+  template <class T>
+  void raw(T v) {
+    bytes.append(reinterpret_cast<const char*>(&v), sizeof v);
+  }
+  void blob(u8 t, const char* data, u64 size) {
+    tag(t);
+    raw(u32(size));
+    bytes.append(data, size);
+  }
+  void dep(Handle h) {
+    tag(ARG_DEP);
+    raw(u32(deps.size()));
+    deps.push_back(h);
+  }
+
+  bool value(PyObject* v) {
+    if (v == Py_None) return tag(ARG_NONE), true;
+    if (v == Py_True) return tag(ARG_TRUE), true;
+    if (v == Py_False) return tag(ARG_FALSE), true;
+    if (PyLong_CheckExact(v)) {
+      int overflow;
+      long long x = PyLong_AsLongLongAndOverflow(v, &overflow);
+      if (!overflow) return tag(ARG_INT), raw(i64(x)), true;
+    } else if (PyFloat_CheckExact(v)) {
+      return tag(ARG_FLOAT), raw(PyFloat_AS_DOUBLE(v)), true;
+    } else if (PyUnicode_CheckExact(v)) {
+      Py_ssize_t size;
+      const char* data = PyUnicode_AsUTF8AndSize(v, &size);
+      if (data && u64(size) <= INLINE_ARGUMENT) return blob(ARG_STR, data, u64(size)), true;
+      PyErr_Clear();
+    } else if (PyBytes_CheckExact(v) && u64(PyBytes_GET_SIZE(v)) <= INLINE_ARGUMENT) {
+      return blob(ARG_BYTES, PyBytes_AS_STRING(v), u64(PyBytes_GET_SIZE(v))), true;
+    } else if (is_ref(v)) {
+      Handle h;
+      if (!live_ref(v, &h)) return false;
+      return dep(h), true;
+    }
+    if (PyBytes_CheckExact(v) || PyUnicode_CheckExact(v)) return object(v);
+    size_t before = nested.refs.size();
+    PyObject* pair = PyObject_CallOneArg(S.serialize, v);
+    if (!pair) return false;
+    PyObject *meta = PyTuple_GET_ITEM(pair, 0), *buffers = PyTuple_GET_ITEM(pair, 1);
+    bool ok = true;
+    if (PyList_GET_SIZE(buffers) == 0 && u64(PyBytes_GET_SIZE(meta)) <= INLINE_ARGUMENT) {
+      blob(ARG_PICKLE, PyBytes_AS_STRING(meta), u64(PyBytes_GET_SIZE(meta)));
+    } else {
+      Collector mine;  // the references belong to the object, not to the task
+      mine.refs.assign(nested.refs.begin() + long(before), nested.refs.end());
+      nested.refs.resize(before);
+      Handle h = make_object(meta, buffers, mine);
+      ok = h != 0 && keep(h);
+    }
+    Py_DECREF(pair);
+    return ok;
+  }
+
+  bool object(PyObject* v) {
+    Handle h = guarded([&] { return C.create(KIND_VALUE); }, Handle(0));
+    if (!h) return false;
+    if (!store(h, v)) {
+      C.release(h);
+      return false;
+    }
+    C.publish(h, false);
+    return keep(h);
+  }
+
+  bool keep(Handle h) {
+    PyObject* r = new_ref(h);
+    if (!r) return false;
+    owned.push_back(r);
+    dep(h);
+    return true;
+  }
+
+  bool call(PyObject* args, PyObject* kwargs) {
+    Py_ssize_t n = PyTuple_GET_SIZE(args), k = kwargs == Py_None ? 0 : PyDict_GET_SIZE(kwargs);
+    if (n == 0 && k == 0) return true;
+    raw(u32(n));
+    raw(u32(k));
+    for (Py_ssize_t i = 0; i < n; i++)
+      if (!value(PyTuple_GET_ITEM(args, i))) return false;
+    if (k) {
+      Py_ssize_t at = 0;
+      PyObject *name, *v;
+      while (PyDict_Next(kwargs, &at, &name, &v))
+        if (!value(name) || !value(v)) return false;
+    }
+    return true;
+  }
+};
+
+struct Decoder {
+  Task* t;
+  const char* at;
+  const char* end;
+  template <class T>
+  T raw() {
+    T v;
+    std::memcpy(&v, at, sizeof v);
+    at += sizeof v;
+    return v;
+  }
+  PyObject* value() {
+    switch (raw<u8>()) {
+      case ARG_NONE: Py_RETURN_NONE;
+      case ARG_FALSE: Py_RETURN_FALSE;
+      case ARG_TRUE: Py_RETURN_TRUE;
+      case ARG_INT: return PyLong_FromLongLong(raw<i64>());
+      case ARG_FLOAT: return PyFloat_FromDouble(raw<double>());
+      case ARG_STR: {
+        u32 n = raw<u32>();
+        return PyUnicode_DecodeUTF8((at += n) - n, n, nullptr);
+      }
+      case ARG_BYTES: {
+        u32 n = raw<u32>();
+        return PyBytes_FromStringAndSize((at += n) - n, n);
+      }
+      case ARG_PICKLE: {
+        u32 n = raw<u32>();
+        PyObject* view = PyMemoryView_FromMemory(const_cast<char*>(at), n, PyBUF_READ);
+        at += n;
+        if (!view) return nullptr;
+        PyObject* v = PyObject_CallOneArg(S.deserialize, view);
+        Py_DECREF(view);
+        return v;
+      }
+      default: return load_or_raise(C.deps(t)[raw<u32>()].object);
+    }
+  }
+};
+
+bool ints(PyObject* const* args, Py_ssize_t n, i64* out) {
+  for (Py_ssize_t i = 0; i < n; i++) {
+    out[i] = PyLong_AsLongLong(args[i]);
+    if (out[i] == -1 && PyErr_Occurred()) return false;
+  }
+  return true;
+}
+
+bool arity(const char* name, Py_ssize_t n, Py_ssize_t want) {
+  if (n == want) return true;
+  PyErr_Format(PyExc_TypeError, "%s takes %zd arguments, got %zd", name, want, n);
+  return false;
+}
+
+// ----------------------------------------------------------------------------------------- put and get
+
+PyObject* put(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  if (!arity("put", n, 2) || !usable()) return nullptr;
+  bool mut = args[1] == Py_True;
+  Handle h = guarded([&] { return C.create(mut ? KIND_MUTABLE : KIND_VALUE); }, Handle(0));
+  if (!h) return nullptr;
+  if (!(mut ? store_mutable(h, args[0]) : store(h, args[0]))) {
+    C.release(h);
+    return nullptr;
+  }
+  C.publish(h, false);
+  return new_ref(h);
+}
+
+bool entry_done(void* e) { return static_cast<Entry*>(e)->state.load(std::memory_order_acquire) >= ENTRY_READY; }
+
+u64 deadline_in(double seconds) { return now_ns() + u64(seconds * 1e9) + 1; }
+
+// Runs a stolen task inside the present one.
+bool run_inline(Task* t) {
+  PyObject* call = call_of(t);
+  if (!call) return false;
+  S.help_depth++;
+  PyObject* r = PyObject_CallOneArg(S.help, call);
+  S.help_depth--;
+  Py_DECREF(call);
+  Py_XDECREF(r);
+  return r != nullptr;
+}
+
+struct Blocking {  // this process waits: its CPU is lent out
+  bool on = false;
+  void begin() {
+    if (on) return;
+    on = true;
+    if (S.block_depth++ == 0) C.block_begin();
+  }
+  void end() {
+    if (!on) return;
+    on = false;
+    if (--S.block_depth == 0) C.block_end();
+  }
+  ~Blocking() {
+    try {
+      end();
+    } catch (const Error&) {
+    }
+  }
+};
+
+// One sleep until something happens to this process. FAILED: a signal handler raised.
+Waited nap(u32 seen, u64 deadline) {
+  u64 start = now_ns();
+  bool quiet;
+  {
+    NoGil nogil;
+    quiet = C.sleep_ring(seen, deadline);
+  }
+  u64 end = now_ns();
+  C.slept(end - start);
+  if (!quiet && PyErr_CheckSignals() < 0) return Waited::FAILED;
+  if (!usable()) return Waited::FAILED;
+  return deadline && end >= deadline ? Waited::TIMEOUT : Waited::DONE;
+}
+
+}  // namespace
+
+Waited wait_done(Handle h, u64 deadline, bool now) {
+  Entry& e = C.entry(h);
+  if (entry_done(&e)) return Waited::DONE;
+  if (now) return Waited::TIMEOUT;
+  Blocking blocking;
+  try {
+    for (;;) {
+      C.check_usable();
+      Task* t = nullptr;
+      if (S.help_depth < MAX_HELP_DEPTH && C.me->role.load(std::memory_order_relaxed) == ROLE_WORKER && C.steal(h, &t)) {
+        blocking.end();
+        if (!run_inline(t)) return Waited::FAILED;
+      } else {
+        bool found;
+        {
+          NoGil nogil;
+          found = C.spin(entry_done, &e);
+        }
+        if (found) return Waited::DONE;
+        u32 seen = C.me->ring.load(std::memory_order_seq_cst);
+        C.watch(h);
+        if (entry_done(&e)) return Waited::DONE;
+        blocking.begin();
+        Waited w = nap(seen, deadline);
+        if (w == Waited::FAILED) return w;
+        if (w == Waited::TIMEOUT && !entry_done(&e)) return w;
+      }
+      if (entry_done(&e)) return Waited::DONE;
+    }
+  } catch (const Error& error) {
+    set_error(error);
+    return Waited::FAILED;
+  }
+}
+
+bool parse_timeout(PyObject* o, u64* deadline, bool* now) {
+  *deadline = 0;
+  *now = false;
+  if (o == Py_None) return true;
+  double s = PyFloat_AsDouble(o);
+  if (s == -1 && PyErr_Occurred()) {
+    PyErr_Format(PyExc_TypeError, "timeout must be None or a number of seconds, not %R", o);
+    return false;
+  }
+  if (!(s >= 0)) {
+    PyErr_Format(PyExc_ValueError, "timeout must not be negative, got %R (None waits without limit)", o);
+    return false;
+  }
+  *now = s == 0;
+  if (s < 1e9) *deadline = deadline_in(s);
+  return true;
+}
+
+namespace {
+
+// get(ref, timeout): the value; raises what the task raised. Returns NotImplemented on a time-out.
+PyObject* get(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  Handle h;
+  if (!arity("get", n, 2) || !live_ref(args[0], &h)) return nullptr;
+  Entry& e = C.entry(h);
+  if (e.state.load(std::memory_order_acquire) == ENTRY_READY) return load(h);
+  u64 deadline;
+  bool now;
+  if (!parse_timeout(args[1], &deadline, &now)) return nullptr;
+  switch (wait_done(h, deadline, now)) {
+    case Waited::FAILED: return nullptr;
+    case Waited::TIMEOUT: Py_RETURN_NOTIMPLEMENTED;
+    default: return load_or_raise(h);
+  }
+}
+
+// get_many(list, timeout). A process that may not run the tasks itself waits for the last one first: by then the
+// others are mostly done, and it was woken once.
+PyObject* get_many(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  u64 deadline;
+  bool now;
+  if (!arity("get_many", n, 2) || !parse_timeout(args[1], &deadline, &now)) return nullptr;
+  PyObject* seq = PySequence_Fast(args[0], "expected a list of ObjectRefs");
+  if (!seq) return nullptr;
+  Py_ssize_t count = PySequence_Fast_GET_SIZE(seq);
+  std::vector<Handle> handles(static_cast<size_t>(count));
+  PyObject* out = nullptr;
+  bool ok = true, in_time = true;
+  for (Py_ssize_t i = 0; ok && i < count; i++) ok = live_ref(PySequence_Fast_GET_ITEM(seq, i), &handles[size_t(i)]);
+  bool helps = ok && count && C.me->role.load() == ROLE_WORKER;
+  for (Py_ssize_t k = 0; ok && in_time && k < count; k++) {
+    Waited w = wait_done(handles[size_t(helps ? k : count - 1 - k)], deadline, now);
+    ok = w != Waited::FAILED;
+    in_time = w != Waited::TIMEOUT;
+  }
+  if (ok && !in_time) {
+    Py_DECREF(seq);
+    Py_RETURN_NOTIMPLEMENTED;
+  }
+  if (ok) out = PyList_New(count);
+  for (Py_ssize_t i = 0; out && i < count; i++) {
+    PyObject* v = load_or_raise(handles[size_t(i)]);
+    if (!v) Py_CLEAR(out);
+    else PyList_SET_ITEM(out, i, v);
+  }
+  Py_DECREF(seq);
+  return out;
+}
+
+struct Many {
+  std::vector<Entry*> entries;
+  size_t want;
+};
+bool enough_done(void* p) {
+  auto* m = static_cast<Many*>(p);
+  size_t done = 0;
+  for (Entry* e : m->entries) {
+    done += e->state.load(std::memory_order_acquire) >= ENTRY_READY;
+    if (done >= m->want) return true;
+  }
+  return false;
+}
+
+// wait(list, num_returns, timeout) -> (ready, not ready)
+PyObject* wait(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  u64 deadline;
+  bool now;
+  if (!arity("wait", n, 3) || !parse_timeout(args[2], &deadline, &now)) return nullptr;
+  PyObject* seq = args[0];
+  Py_ssize_t count = PyList_GET_SIZE(seq);
+  size_t want = size_t(PyLong_AsSsize_t(args[1]));
+  Many many;
+  many.want = want;
+  many.entries.reserve(size_t(count));
+  std::vector<Handle> handles(static_cast<size_t>(count));
+  for (Py_ssize_t i = 0; i < count; i++) {
+    if (!live_ref(PyList_GET_ITEM(seq, i), &handles[size_t(i)])) return nullptr;
+    many.entries.push_back(&C.entry(handles[size_t(i)]));
+  }
+  bool ok = guarded([&] {
+    Blocking blocking;
+    while (!enough_done(&many) && !now) {
+      Task* t = nullptr;
+      if (S.help_depth < MAX_HELP_DEPTH && C.me->role.load(std::memory_order_relaxed) == ROLE_WORKER) {
+        for (size_t i = 0; i < handles.size() && !t; i++)
+          if (!entry_done(many.entries[i])) C.steal(handles[i], &t);
+        if (t) {
+          blocking.end();
+          if (!run_inline(t)) return false;
+          continue;
+        }
+      }
+      bool found;
+      {
+        NoGil nogil;
+        found = C.spin(enough_done, &many);
+      }
+      if (found) break;
+      u32 seen = C.me->ring.load(std::memory_order_seq_cst);
+      for (size_t i = 0; i < handles.size(); i++)
+        if (!entry_done(many.entries[i])) C.watch(handles[i]);
+      if (enough_done(&many)) break;
+      blocking.begin();
+      Waited w = nap(seen, deadline);
+      if (w == Waited::FAILED) return false;
+      if (w == Waited::TIMEOUT) break;
+    }
+    return true;
+  }, false);
+  if (!ok) return nullptr;
+  PyObject *ready = PyList_New(0), *rest = PyList_New(0);
+  for (Py_ssize_t i = 0; ready && rest && i < count; i++) {
+    bool take = size_t(PyList_GET_SIZE(ready)) < want && entry_done(many.entries[size_t(i)]);
+    if (PyList_Append(take ? ready : rest, PyList_GET_ITEM(seq, i)) < 0) Py_CLEAR(rest);
+  }
+  if (!ready || !rest) {
+    Py_XDECREF(ready);
+    Py_XDECREF(rest);
+    return nullptr;
+  }
+  return Py_BuildValue("NN", ready, rest);
+}
+
+// first_done(list) -> indices of those that are done
+PyObject* first_done(PyObject*, PyObject* seq) {
+  PyObject* out = PyList_New(0);
+  for (Py_ssize_t i = 0, n = PyList_GET_SIZE(seq); out && i < n; i++) {
+    Handle h;
+    if (!live_ref(PyList_GET_ITEM(seq, i), &h)) return Py_DECREF(out), nullptr;
+    if (!entry_done(&C.entry(h))) continue;
+    PyObject* index = PyLong_FromSsize_t(i);
+    if (!index || PyList_Append(out, index) < 0) Py_CLEAR(out);
+    Py_XDECREF(index);
+  }
+  return out;
+}
+
+PyObject* is_done(PyObject*, PyObject* ref) {
+  Handle h;
+  if (!live_ref(ref, &h)) return nullptr;
+  return PyBool_FromLong(entry_done(&C.entry(h)));
+}
+
+// ------------------------------------------------------------------------------------------ submission
+
+// submit((kind, function, shape, actor, method, nreturns, retries, flags), args, kwargs)
+//   -> ref | [refs] | None; the actor is dead -> NotImplemented (nothing was submitted)
+PyObject* submit(PyObject*, PyObject* const* a, Py_ssize_t n) {
+  i64 v[8];
+  if (!arity("submit", n, 3) || !arity("submit's call", PyTuple_GET_SIZE(a[0]), 8) || !ints(&PyTuple_GET_ITEM(a[0], 0), 8, v) || !usable())
+    return nullptr;
+  Encoder enc;
+  if (!enc.call(a[1], a[2])) return nullptr;
+  u32 nreturns = u32(v[5]);
+  PyObject* out = nullptr;
+  std::vector<PyObject*> refs;
+  bool dead = false;
+  bool ok = guarded([&] {
+    u32 ndeps = u32(enc.deps.size() + enc.nested.refs.size());
+    Task* t = C.new_task(nreturns, ndeps, enc.bytes.size(), TaskKind(v[0]));
+    try {
+      t->function = Handle(v[1]);
+      t->shape = u32(v[2]);
+      t->actor = Handle(v[3]);
+      t->method = u32(v[4]);
+      t->retries = i32(v[6]);
+      t->flags = u16(v[7]);
+      std::memcpy(C.args(t), enc.bytes.data(), enc.bytes.size());
+      for (u32 i = 0; i < nreturns; i++) {
+        PyObject* r = new_ref(C.add_return(t));
+        if (!r) throw std::bad_alloc();
+        refs.push_back(r);
+      }
+      for (Handle h : enc.deps) C.add_dep(t, h, true);
+      for (PyObject* r : enc.nested.refs) C.add_dep(t, reinterpret_cast<Ref*>(r)->handle, false);
+      if (t->kind == TASK_ACTOR_CALL) {
+        if (!C.mail(t)) {
+          dead = true;
+          C.discard_building(*C.me);
+        }
+      } else {
+        C.submit(t);
+      }
+    } catch (...) {
+      C.discard_building(*C.me);
+      throw;
+    }
+    C.h->stats.tasks_submitted.fetch_add(1, std::memory_order_relaxed);
+    return true;
+  }, false);
+  if (ok && dead) {
+    out = Py_NewRef(Py_NotImplemented);
+  } else if (ok && nreturns == 1) {
+    return refs[0];
+  } else if (ok && nreturns == 0) {
+    out = Py_NewRef(Py_None);
+  } else if (ok) {
+    out = PyList_New(nreturns);
+    for (u32 i = 0; out && i < nreturns; i++) PyList_SET_ITEM(out, i, Py_NewRef(refs[i]));
+  }
+  for (PyObject* r : refs) Py_DECREF(r);
+  return out;
+}
+
+// A finished reference to an error, for calls that cannot even be submitted.
+PyObject* put_error(PyObject*, PyObject* error) {
+  if (!usable()) return nullptr;
+  Handle h = guarded([&] { return C.create(KIND_VALUE); }, Handle(0));
+  if (!h) return nullptr;
+  if (!store(h, error)) {
+    C.release(h);
+    return nullptr;
+  }
+  C.publish(h, true);
+  return new_ref(h);
+}
+
+// -------------------------------------------------------------------------------------------- workers
+
+Task* task_arg(PyObject* o) {
+  u64 offset = PyLong_AsUnsignedLongLong(o);
+  return PyErr_Occurred() ? nullptr : C.at<Task>(offset);
+}
+
+bool worker_has_reason(void*) {
+  return C.work_visible() || C.me->command.load(std::memory_order_relaxed) || C.h->stopping.load(std::memory_order_relaxed);
+}
+
+void drop_cancelled(Task* t) { C.finish(t); }
+
+// next_task() -> call, or None: leave
+PyObject* next_task(PyObject*, PyObject*) {
+  if (!usable()) return nullptr;
+  Task* t = nullptr;
+  bool ok = guarded([&] {
+    Scheduler& s = C.h->sched;
+    u64 bit = 1ull << C.slot % 64;
+    u32 word = C.slot / 64;
+    for (;;) {
+      C.check_usable();
+      if (C.h->stopping.load() || C.me->command.load() & CMD_EXIT) return true;
+      t = C.take_task();
+      if (!t) {
+        s.spinning[word].fetch_or(bit, std::memory_order_seq_cst);
+        bool found;
+        {
+          NoGil nogil;
+          found = C.spin(worker_has_reason, nullptr);
+        }
+        s.spinning[word].fetch_and(~bit, std::memory_order_seq_cst);
+        if (found) {
+          t = C.take_task();
+          if (C.runnable()) C.wake_worker();
+        }
+      }
+      if (t) {
+        if (t->flags & TASK_CANCELLED) {
+          drop_cancelled(t);
+          t = nullptr;
+          continue;
+        }
+        return true;
+      }
+      if (C.me->lease) {
+        C.release_lease();
+        if (C.runnable()) C.wake_worker();
+      }
+      u32 seen = C.me->ring.load(std::memory_order_seq_cst);
+      s.idle[word].fetch_or(bit, std::memory_order_seq_cst);
+      std::atomic_thread_fence(std::memory_order_seq_cst);
+      Waited w = Waited::DONE;
+      if (!worker_has_reason(nullptr)) w = nap(seen, 0);
+      s.idle[word].fetch_and(~bit, std::memory_order_seq_cst);
+      if (w == Waited::FAILED) return false;
+    }
+  }, false);
+  if (!ok) return nullptr;
+  if (!t) Py_RETURN_NONE;
+  return call_of(t);
+}
+
+struct Mailbox {
+  Actor* actor;
+};
+bool has_mail(void* p) {
+  Actor* a = static_cast<Mailbox*>(p)->actor;
+  return a->count.load(std::memory_order_relaxed) > a->unready.load(std::memory_order_relaxed) ||
+         a->closing.load(std::memory_order_relaxed) || C.me->command.load(std::memory_order_relaxed) ||
+         C.h->stopping.load(std::memory_order_relaxed);
+}
+
+// next_mail(actor handle, block) -> call; None: no mail now (block false) or the actor shall leave (block true)
+PyObject* next_mail(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  i64 handle;
+  if (!arity("next_mail", n, 2) || !ints(args, 1, &handle) || !usable()) return nullptr;
+  bool block = args[1] == Py_True;
+  Mailbox box{C.actor(Handle(handle))};
+  Task* t = nullptr;
+  bool ok = guarded([&] {
+    for (;;) {
+      C.check_usable();
+      if (C.h->stopping.load() || C.me->command.load() & CMD_EXIT || box.actor->closing.load() == 2) return true;
+      t = C.take_mail(Handle(handle));
+      if (t && t->flags & TASK_CANCELLED) {
+        drop_cancelled(t);
+        continue;
+      }
+      if (t || !block) return true;
+      if (box.actor->closing.load() && !box.actor->count.load()) return true;
+      bool found;
+      {
+        NoGil nogil;
+        found = C.spin(has_mail, &box);
+      }
+      if (found && !box.actor->closing.load()) continue;
+      u32 seen = C.me->ring.load(std::memory_order_seq_cst);
+      std::atomic_thread_fence(std::memory_order_seq_cst);
+      if (has_mail(&box)) {
+        if (!box.actor->closing.load() || box.actor->count.load() > box.actor->unready.load() || !box.actor->count.load() ||
+            C.me->command.load() || C.h->stopping.load())
+          continue;
+      }
+      if (nap(seen, 0) == Waited::FAILED) return false;
+    }
+  }, false);
+  if (!ok) return nullptr;
+  if (!t) Py_RETURN_NONE;
+  return call_of(t);
+}
+
+// finish(task, value, nreturns): seals the returns. False: the value does not fit nreturns; nothing was sealed then.
+// If storing raises, what was not sealed yet can still be failed with fail().
+bool seal_value(Task* t, u32 i, PyObject* value, bool failed) {
+  Handle h = C.returns(t)[i];
+  Entry& e = C.entry(h);
+  if (!C.valid(h) || e.task != C.offset(t) || e.state.load() != ENTRY_PENDING) return true;
+  if (!store(h, value)) {
+    guarded([&] { return C.reset_payload(h), true; }, false);
+    return false;
+  }
+  return guarded([&] { return C.publish(h, failed), true; }, false);
+}
+
+PyObject* finish(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  if (!arity("finish", n, 2)) return nullptr;
+  Task* t = task_arg(args[0]);
+  if (!t || !usable()) return nullptr;
+  u32 nreturns = t->nreturns;
+  if (nreturns == 1) {
+    if (!seal_value(t, 0, args[1], false)) return nullptr;
+  } else {
+    for (u32 i = 0; i < nreturns; i++)
+      if (!seal_value(t, i, PyTuple_GET_ITEM(args[1], i), false)) return nullptr;
+  }
+  C.h->stats.tasks_finished.fetch_add(1, std::memory_order_relaxed);
+  if (!guarded([&] { return C.finish(t), true; }, false)) return nullptr;
+  Py_RETURN_NONE;
+}
+
+// fail(task, exception, finish): the returns that are not sealed yet get the exception
+PyObject* fail(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  if (!arity("fail", n, 3)) return nullptr;
+  Task* t = task_arg(args[0]);
+  if (!t || !usable()) return nullptr;
+  for (u32 i = 0; i < t->nreturns; i++) {
+    Handle h = C.returns(t)[i];
+    if (C.valid(h) && C.entry(h).task == C.offset(t) && C.entry(h).state.load() == ENTRY_PENDING)
+      guarded([&] { return C.reset_payload(h), true; }, false);
+    if (!seal_value(t, i, args[1], true)) return nullptr;
+  }
+  if (t->scratch) {  // a generator's next return, of a process that died between two items
+    Handle h = t->scratch;
+    guarded([&] { return C.stream_advance(t), true; }, false);
+    if (C.valid(h) && !seal_value(t, 0, args[1], true)) return nullptr;
+  }
+  C.h->stats.tasks_failed.fetch_add(1, std::memory_order_relaxed);
+  if (args[2] == Py_True && !guarded([&] { return C.finish(t), true; }, false)) return nullptr;
+  Py_RETURN_NONE;
+}
+
+// stream_item(task, value): one more item of a streaming generator
+PyObject* stream_item(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  if (!arity("stream_item", n, 2)) return nullptr;
+  Task* t = task_arg(args[0]);
+  if (!t || !usable()) return nullptr;
+  Handle item = guarded([&] { return C.create(KIND_VALUE); }, Handle(0));
+  if (!item) return nullptr;
+  if (!store(item, args[1])) {
+    C.release(item);
+    return nullptr;
+  }
+  C.publish(item, false);
+  bool ok = guarded([&] {
+    Handle next = C.stream_next(t);
+    Handle old = C.returns(t)[0];
+    C.begin_payload(old, FORMAT_REF_LIST, 2, 0, 0, nullptr);
+    C.contain(old, item);
+    C.contain(old, next);
+    C.publish(old, false);
+    C.stream_advance(t);
+    C.release(next);
+    C.release(item);
+    return true;
+  }, false);
+  if (!ok) return nullptr;
+  Py_RETURN_NONE;
+}
+
+PyObject* requeue(PyObject*, PyObject* task) {
+  Task* t = task_arg(task);
+  if (!t || !guarded([&] { return C.requeue(t), true; }, false)) return nullptr;
+  Py_RETURN_NONE;
+}
+
+// cancel_queued(ref) -> (task, mine) | None: it runs or is done; mine: it is in our running list
+PyObject* cancel_queued(PyObject*, PyObject* ref) {
+  Handle h;
+  if (!live_ref(ref, &h)) return nullptr;
+  Task* t = nullptr;
+  if (!guarded([&] { return C.cancel_queued(h, &t), true; }, false)) return nullptr;
+  if (!t) Py_RETURN_NONE;
+  return Py_BuildValue("(KO)", (unsigned long long)C.offset(t), t->state.load() == TASK_RUNNING ? Py_True : Py_False);
+}
+
+PyMethodDef functions[] = {
+    {"put", (PyCFunction)(void*)put, METH_FASTCALL, nullptr},
+    {"get", (PyCFunction)(void*)get, METH_FASTCALL, nullptr},
+    {"get_many", (PyCFunction)(void*)get_many, METH_FASTCALL, nullptr},
+    {"wait", (PyCFunction)(void*)wait, METH_FASTCALL, nullptr},
+    {"first_done", first_done, METH_O, nullptr},
+    {"is_done", is_done, METH_O, nullptr},
+    {"submit", (PyCFunction)(void*)submit, METH_FASTCALL, nullptr},
+    {"put_error", put_error, METH_O, nullptr},
+    {"next_task", next_task, METH_NOARGS, nullptr},
+    {"next_mail", (PyCFunction)(void*)next_mail, METH_FASTCALL, nullptr},
+    {"finish", (PyCFunction)(void*)finish, METH_FASTCALL, nullptr},
+    {"fail", (PyCFunction)(void*)fail, METH_FASTCALL, nullptr},
+    {"stream_item", (PyCFunction)(void*)stream_item, METH_FASTCALL, nullptr},
+    {"requeue", requeue, METH_O, nullptr},
+    {"cancel_queued", cancel_queued, METH_O, nullptr},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+}  // namespace
+
+// (task, kind, function, method, args, kwargs, nreturns, flags). If an argument cannot be had (the task that made it
+// failed, or it does not unpickle here), args is None and kwargs the exception.
+PyObject* call_of(Task* t) {
+  PyObject *args = nullptr, *kwargs = nullptr;
+  if (t->args_size == 0) {
+    args = PyTuple_New(0);
+    kwargs = Py_NewRef(Py_None);
+  } else {
+    const char* start = reinterpret_cast<const char*>(C.args(t));
+    Decoder d{t, start, start + t->args_size};
+    u32 n = d.raw<u32>(), k = d.raw<u32>();
+    args = PyTuple_New(n);
+    for (u32 i = 0; args && i < n; i++) {
+      PyObject* v = d.value();
+      if (!v) Py_CLEAR(args);
+      else PyTuple_SET_ITEM(args, i, v);
+    }
+    if (args) kwargs = k ? PyDict_New() : Py_NewRef(Py_None);
+    for (u32 i = 0; kwargs && i < k; i++) {
+      PyObject *name = d.value(), *v = name ? d.value() : nullptr;
+      if (!v || PyDict_SetItem(kwargs, name, v) < 0) Py_CLEAR(kwargs);
+      Py_XDECREF(name);
+      Py_XDECREF(v);
+    }
+    if (!args || !kwargs) {
+      Py_CLEAR(args);
+      Py_CLEAR(kwargs);
+      PyObject *type, *error, *trace;
+      PyErr_Fetch(&type, &error, &trace);
+      PyErr_NormalizeException(&type, &error, &trace);
+      if (trace) PyException_SetTraceback(error, trace);
+      Py_XDECREF(type);
+      Py_XDECREF(trace);
+      args = Py_NewRef(Py_None);
+      kwargs = error ? error : Py_NewRef(Py_None);
+    }
+  }
+  return Py_BuildValue("(KiKINNIi)", (unsigned long long)C.offset(t), int(t->kind), (unsigned long long)t->function, t->method, args,
+                       kwargs, t->nreturns, int(t->flags));
+}
+
+bool ready_tasks(PyObject* module) { return PyModule_AddFunctions(module, functions) == 0; }
+
+}  // namespace shoal::py

@@ -1,0 +1,189 @@
+// The audit: walks the whole arena and compares every count with what it counts. For tests and debugging, at a moment
+// when no participant changes anything; it returns the first few contradictions, or nothing.
+#include <unordered_map>
+#include <unordered_set>
+
+#include "client.h"
+
+namespace shoal {
+
+namespace {
+
+struct Audit {
+  Client& c;
+  std::string report;
+  u32 found = 0;
+  std::unordered_set<Offset> tasks, blocks;
+  std::unordered_map<u32, u32> contained;  // entry index -> references found
+  std::vector<u64> cached = std::vector<u64>(NUM_CLASSES), owned = std::vector<u64>(NUM_CLASSES);
+  u64 runs_owned = 0;
+
+  void say(const std::string& text) {
+    if (++found <= 20) report += text + "\n";
+  }
+  std::string name(Handle h) { return "object " + std::to_string(index_of(h)); }
+
+  void block(Offset o, const std::string& who) {
+    if (!blocks.insert(o).second) say(who + ": its block " + std::to_string(o) + " has another owner too");
+    const PageInfo& p = c.pages[c.page_of(o)];
+    if (p.state == PAGE_SPAN) owned[p.cls]++;
+    else if (p.state == PAGE_RUN) runs_owned += p.len;
+    else say(who + ": its block " + std::to_string(o) + " is free memory");
+  }
+
+  void task(Offset o) {
+    if (!o || !tasks.insert(o).second) return;
+    Task* t = c.at<Task>(o);
+    std::string who = "task " + std::to_string(t->id);
+    block(o, who);
+    for (u32 i = 0; i < t->ndeps; i++) contained[index_of(c.deps(t)[i].object)]++;
+    for (u32 i = 0; i < t->nreturns; i++) {
+      Handle r = c.returns(t)[i];
+      if (c.valid(r) && c.entry(r).task == o) contained[index_of(r)]++;
+    }
+    if (t->scratch && c.valid(t->scratch) && c.entry(t->scratch).task == o) contained[index_of(t->scratch)]++;
+  }
+
+  void heap() {
+    Heap& heap = c.h->heap;
+    u64 used = 0, warm = 0, spans = 0;
+    std::unordered_set<u32> free_runs;
+    for (u32 b = 0; b < NUM_BINS; b++)
+      for (u32 p = heap.bins[b]; p; p = c.pages[p].next)
+        if (!free_runs.insert(p).second) return say("heap: bin " + std::to_string(b) + " runs in a circle");
+    std::vector<u64> out(NUM_CLASSES);
+    for (u32 p = 1; p < heap.top; p += c.pages[p].len) {
+      const PageInfo& i = c.pages[p];
+      if (!i.len || i.first != p) return say("heap: page " + std::to_string(p) + " does not start a run");
+      if (i.state == PAGE_FREE) {
+        if (!free_runs.erase(p)) say("heap: free run " + std::to_string(p) + " is in no bin");
+        if (i.warmth & WARM_SOME) warm += i.len;
+      } else {
+        used += i.len;
+        if (i.state == PAGE_SPAN) {
+          spans += i.len;
+          out[i.cls] += u64(i.fresh) - i.nfree;
+        }
+      }
+    }
+    if (!free_runs.empty()) say("heap: a bin lists a run that does not exist");
+    if (used != heap.used.load()) say("heap: " + std::to_string(heap.used.load()) + " pages counted as used, " + std::to_string(used) + " found");
+    if (warm != heap.warm_free.load()) say("heap: warm free pages counted wrong");
+    for (u32 k = 0; k < NUM_CLASSES; k++)
+      if (out[k] != cached[k] + owned[k])
+        say("heap: class " + std::to_string(k) + ": " + std::to_string(out[k]) + " blocks handed out, " + std::to_string(cached[k]) +
+            " in caches, " + std::to_string(owned[k]) + " in use: " + std::to_string(i64(out[k] - cached[k] - owned[k])) + " lost");
+    if (used != spans + runs_owned) say("heap: " + std::to_string(i64(used - spans - runs_owned)) + " pages of large blocks lost");
+  }
+
+  void slots() {
+    for (u32 i = 0, n = c.h->slots_top.load(); i < n; i++) {
+      Slot& s = c.slots[i];
+      std::string who = "process slot " + std::to_string(i);
+      if (s.state.load() == SLOT_FREE && (s.running || s.building || s.lease)) say(who + ": free but not empty");
+      if (s.journal.count && i != c.slot) say(who + ": a change is half made");
+      for (u32 k = 0; k < NUM_CLASSES; k++) {
+        u64 n_blocks = 0;
+        for (Offset o = s.blocks[k].head; o && n_blocks <= s.blocks[k].count; o = *c.at<Offset>(o)) n_blocks++;
+        if (n_blocks != s.blocks[k].count) say(who + ": cache of class " + std::to_string(k) + " counted wrong");
+        cached[k] += s.blocks[k].count;
+      }
+      u32 n_entries = 0;
+      for (u32 e = s.entry_head; e && n_entries <= s.entry_count; e = c.entries[e].next) n_entries++;
+      if (n_entries != s.entry_count) say(who + ": cache of entries counted wrong");
+      free_entries += n_entries;
+      for (Offset o = s.running; o; o = c.at<Task>(o)->qnext) task(o);
+      if (s.building && !(s.building & 1)) task(s.building);
+    }
+  }
+  u64 free_entries = 0;
+
+  void queues() {
+    for (u32 i = 0, n = c.h->sched.nshapes.load(); i < n; i++) {
+      Shape& x = c.h->sched.shapes[i];
+      u32 length = 0;
+      Offset before = 0;
+      for (Offset o = x.head; o; o = c.at<Task>(o)->qnext) {
+        if (c.at<Task>(o)->qprev != before) say("queue " + std::to_string(i) + ": links do not match");
+        before = o;
+        length++;
+        task(o);
+      }
+      if (x.tail != before) say("queue " + std::to_string(i) + ": its tail is wrong");
+      if (length != x.length.load()) say("queue " + std::to_string(i) + ": length counted wrong");
+    }
+    for (Offset head : c.h->names.bucket)
+      for (Offset o = head; o; o = c.at<NameNode>(o)->next) {
+        auto* n = c.at<NameNode>(o);
+        block(o, "name");
+        if (n->space != NAMES_ACTOR) contained[index_of(n->object)]++;
+      }
+    if (c.h->config) contained[index_of(c.h->config)]++;
+  }
+
+  void objects() {
+    u64 free = 0;
+    u32 top = c.h->heap.entry_top.load();
+    for (u32 i = 1; i < top; i++) {  // first pass: what they refer to
+      Entry& e = c.entries[i];
+      Handle h = c.handle_of(i);
+      u32 state = e.state.load();
+      if (state == ENTRY_FREE) {
+        free++;
+        continue;
+      }
+      if (state == ENTRY_DISPOSING || state == ENTRY_CREATING) say(name(h) + " is half made");
+      if ((state == ENTRY_READY || state == ENTRY_FAILED) && e.task) say(name(h) + " is finished but names a task");
+      if (state == ENTRY_PENDING && !e.task) say(name(h) + " is awaited but nothing makes it");
+      u32 bits = 0;
+      for (auto& w : e.holder_bits) bits += u32(__builtin_popcountll(w.load()));
+      if (bits != e.holders) say(name(h) + ": " + std::to_string(e.holders) + " holders counted, " + std::to_string(bits) + " found");
+      for (u32 s = 0; s < MAX_PROCESSES; s++)
+        if (e.holder_bits[s / 64].load() >> s % 64 & 1 && c.slots[s].state.load() == SLOT_FREE) say(name(h) + " is held by a process that is gone");
+      if (e.lock.owner.load()) say(name(h) + " is locked");
+      if (e.flags & FLAG_HAS_BLOCK) {
+        block(e.payload, name(h));
+        for (u32 k = 0; k < c.payload(h)->nrefs; k++) contained[index_of(c.refs(h)[k])]++;
+      }
+      task(e.task);
+      for (Offset o = e.dependents; o; o = c.at<Dep>(o)->next) task(c.at<Dep>(o)->task);
+      if (e.kind == KIND_ACTOR && state == ENTRY_READY) {
+        Actor* a = c.actor(h);
+        if (a->state.load() != ACTOR_DEAD) contained[i] += 1 + a->detached;
+        if (a->death) contained[index_of(a->death)]++;
+        u32 count = 0;
+        for (Offset o = a->head; o; o = c.at<Task>(o)->qnext) {
+          count++;
+          task(o);
+        }
+        if (count != a->count.load()) say("actor " + std::string(a->name) + ": mailbox counted wrong");
+        task(a->creation);
+      }
+    }
+    u64 central = 0;
+    for (u32 e = c.h->heap.entry_head; e && central <= top; e = c.entries[e].next) central++;
+    if (central != c.h->heap.entry_free) say("free entries counted wrong");
+    if (central + free_entries != free) say(std::to_string(i64(free - central - free_entries)) + " free entries lost");
+    for (u32 i = 1; i < top; i++) {
+      Entry& e = c.entries[i];
+      if (e.state.load() == ENTRY_FREE) continue;
+      u32 want = contained.count(i) ? contained[i] : 0;
+      if (e.contained != want)
+        say("object " + std::to_string(i) + ": " + std::to_string(e.contained) + " containing references counted, " + std::to_string(want) + " found");
+    }
+  }
+};
+
+}  // namespace
+
+std::string Client::check() {
+  Audit a{*this, {}, 0, {}, {}, {}};
+  a.slots();
+  a.queues();
+  a.objects();
+  a.heap();
+  if (a.found > 20) a.report += "... and " + std::to_string(a.found - 20) + " more\n";
+  return a.report;
+}
+
+}  // namespace shoal

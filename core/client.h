@@ -1,0 +1,258 @@
+// One participant's private view of the arena: where it is mapped, which slot is ours, how often each object is
+// referenced from this process. A Client is used by one thread at a time (in Python: under the GIL); only the
+// members marked (any thread) may be called without that.
+#pragma once
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <vector>
+
+#include "abi.h"
+
+namespace shoal {
+
+// What a caller gets for its own mistake or for a limit; the bindings turn each into a Python exception.
+struct Error : std::runtime_error {
+  enum Code { INVALID, FULL, LIMIT, ENDED, FORKED, GONE, ACTOR_DEAD, PENDING_LIMIT, NAME_TAKEN } code;
+  Error(Code c, const std::string& what) : std::runtime_error(what), code(c) {}
+};
+
+[[noreturn]] void broken(const char* what, const char* file, int line);
+// A broken invariant is our bug: stop at once, with its text, before it spreads.
+#define SHOAL_CHECK(x) ((x) ? (void)0 : ::shoal::broken(#x, __FILE__, __LINE__))
+
+#ifdef SHOAL_CRASH_POINTS
+void crash_point(const char* name);
+#define CRASH_POINT(name) ::shoal::crash_point(name)
+#else
+#define CRASH_POINT(name) (void)0
+#endif
+
+u64 now_ns();
+inline void cpu_relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#else
+  asm volatile("yield" ::: "memory");
+#endif
+}
+
+inline u32 index_of(Handle h) { return u32(h); }
+inline u32 gen_of(Handle h) { return u32(h >> 32); }
+
+struct Client;
+
+// A change of the arena that happens whole or, if the process dies, not at all.
+//
+// Protocol: lock what guards the fields; set() them; commit(). set() first writes the old value to the journal,
+// then counts the record, then changes the field. A killed process stops between two instructions and its
+// earlier stores all become visible, so the supervisor sees either a record without its change (undoing is a
+// no-op) or both. commit() sets the journal's count to zero, one store: the change is final. Locks are noted
+// before they are taken and forgotten after they are released, so a lock whose word carries our slot is always
+// in the list. Undo happens before the supervisor releases the locks: nobody sees the half-made state.
+// Compiler fences suffice on the writing side: the reader is ordered by the kernel's report of our death.
+class Tx {
+ public:
+  explicit Tx(Client& c);
+  ~Tx();
+  Tx(const Tx&) = delete;
+  void lock(SpinLock& l);
+  template <class T>
+  void set(T& field, std::type_identity_t<T> value) {
+    record(&field, sizeof(T));
+    field = value;
+  }
+  template <class T>
+  void set(std::atomic<T>& field, std::type_identity_t<T> value) {
+    record(&field, sizeof(T));
+    field.store(value, std::memory_order_release);
+  }
+  void commit();   // the change is final and the locks are released
+  void settle();   // the change is final, the locks stay
+  void unlock();   // releases all locks; everything must be settled
+  Client& client;
+
+ private:
+  void record(void* field, u64 size);
+  Journal& j_;
+};
+
+struct Client {
+  u8* rw = nullptr;        // the arena, writable
+  const u8* ro = nullptr;  // the same memory, read-only: what views of immutable objects point to
+  Header* h = nullptr;
+  Slot* slots = nullptr;
+  Slot* me = nullptr;
+  u32 slot = 0;
+  Entry* entries = nullptr;
+  PageInfo* pages = nullptr;
+  u32* local = nullptr;    // references to each entry from this process
+  int memfd = -1, eventfd = -1;
+  bool in_tx = false;
+  bool forked = false;     // we are a copy made by fork(): nothing may be touched
+  u64 spin_ns = 0;         // present spinning budget, adapts
+  // Set by the bindings: a long system call or copy may let other threads run meanwhile.
+  void* (*let_others_run)() = nullptr;
+  void (*come_back)(void*) = nullptr;
+
+  template <class T>
+  T* at(Offset o) const {
+    return reinterpret_cast<T*>(rw + o);
+  }
+  Offset offset(const void* p) const { return Offset(static_cast<const u8*>(p) - rw); }
+
+  // arena.cpp -- creating and mapping
+  static u64 arena_bytes(u64 heap_bytes);
+  static void format(int memfd, u64 heap_bytes, u32 cpus);
+  void attach(int memfd, int eventfd);
+  void detach();
+  void become(u32 slot, Role role, i32 pid);
+  void check_usable() const;
+  void ring_supervisor();  // (any thread)
+
+  // allocator.cpp
+  Offset alloc_block(Tx& tx, u64 size);       // tx holds nothing of the heap; ensure_block(size) came before
+  void ensure_block(u64 size);                // may refill the cache; throws FULL
+  void commit_block(Offset block, u64 size);  // makes a fresh large block safe to touch; throws FULL
+  void free_block(Tx& tx, Offset block);
+  u64 block_size(Offset block) const;
+  void trim_caches();                         // gives surplus cached blocks and entries back
+  u32 surplus = 0;                            // classes whose cache is over its limit
+  bool entry_surplus = false;
+  u32 alloc_run(Tx& tx, u64 npages);          // these four: Heap::lock is held in tx
+  void free_run(Tx& tx, u32 first, u8 warmth);
+  void unlink_run(Tx& tx, u32 first);
+  void link_run(Tx& tx, u32 first, u32 len, u8 warmth, u32 freed_at);
+  void mark_run(Tx& tx, u32 first, u32 len, u8 state, u8 warmth);
+  u32 page_of(Offset block) const { return u32((block - h->heap_base) / PAGE); }
+  Offset page_offset(u32 page) const { return h->heap_base + u64(page) * PAGE; }
+  void refill_class(u32 cls);
+  void flush_class(BlockCache& cache, u32 cls, u32 keep);
+  void flush_entries(Slot& s, u32 keep);
+  void ensure_entry();
+  u32 pop_entry(Tx& tx);
+  void push_entry(Tx& tx, u32 index);
+  void return_caches(Slot& dead);             // supervisor: all of a dead process's
+  u64 trim(u32 older_than_s);                 // supervisor: idle memory back to the system; bytes
+
+  // objects.cpp
+  Entry& entry(Handle h) const { return entries[index_of(h)]; }
+  Handle handle_of(u32 index) const {
+    return u64(entries[index].gen.load(std::memory_order_relaxed)) << 32 | index;
+  }
+  bool valid(Handle h) const;
+  Handle create(Kind kind);                    // CREATING, held by us; local count 1
+  u8* attach_block(Handle h, u64 size);        // payload memory for an object we are making
+  u8* begin_payload(Handle h, u32 format, u32 nrefs, u32 nbuffers, u64 meta_size, const u64* sizes);
+  void contain(Handle container, Handle target);  // counts one reference of the payload being made
+  void set_inline(Handle h, u64 tag, u64 value);
+  void publish(Handle h, bool failed);         // CREATING or PENDING -> READY / FAILED; wakes; readies dependents
+  void acquire(Handle h);                      // one more reference from this process
+  void release(Handle h);
+  void drop_contained(Handle h);               // a task or object no longer refers to h
+  bool drop_contained_tx(Tx& tx, Handle h);    // the same inside tx (locks h); true: caller calls dispose(h)
+  void dispose(Handle h);
+  void add_contained(Handle h);
+  void pin(Handle h) { add_contained(h); }
+  void seal(Handle h, EntryState how);         // the PENDING half of publish()
+  void finish_seal(Handle h);
+  void drain_dependents(Handle h);
+  static u64 refs_at(u8 kind);                 // where a payload's references start
+  Payload* payload(Handle h) const { return at<Payload>(entry(h).payload); }
+  Handle* refs(Handle h) const { return reinterpret_cast<Handle*>(rw + entry(h).payload + refs_at(entry(h).kind)); }
+  BufferSpan* spans(Handle h) const { return reinterpret_cast<BufferSpan*>(refs(h) + payload(h)->nrefs_max); }
+  Mutex* mutex(Handle h) const { return at<Mutex>(entry(h).payload + 64); }
+  bool unreferenced(Tx& tx, Handle h);         // [lock Entry::lock] true: it is ours to dispose of now
+  std::vector<Handle> closing_actors;          // found unreferenced inside a tx, told after it
+  void after_tx();
+  void reset_payload(Handle h);                // a dead maker's block away from a PENDING entry
+
+  // wait.cpp
+  bool may_spin() const;
+  void ring(u32 slot);                         // (any thread)
+  bool sleep_ring(u32 seen, u64 deadline_ns);  // (any thread) false: interrupted by a signal
+  void set_awake(bool on);
+  bool spin(bool (*done)(void*), void* arg);   // (any thread)
+  void slept(u64 ns);
+  void watch(Handle h);                        // ring us when h is done
+  void wake_worker();
+
+  // tasks.cpp
+  u32 shape_of(const std::vector<std::pair<std::string, i64>>& demand, bool* feasible);
+  u32 resource_id(const std::string& name);
+  Task* new_task(u32 nreturns, u32 ndeps, u64 args_size, TaskKind kind);
+  Dep* deps(Task* t) const { return reinterpret_cast<Dep*>(t + 1); }
+  Handle* returns(Task* t) const { return reinterpret_cast<Handle*>(deps(t) + t->ndeps_max); }
+  u8* args(Task* t) const { return reinterpret_cast<u8*>(returns(t) + t->nreturns_max); }
+  Handle add_return(Task* t);                  // a PENDING object held by us
+  void add_dep(Task* t, Handle object, bool wait);
+  void submit(Task* t);                        // to its shape's queue, or its actor's mailbox
+  void ready(Tx& tx, Task* t);                 // its last dependency is done: into its queue
+  std::vector<u32> to_ring;                    // slots to ring once the tx is over
+  bool work_added = false;                     // a ready queue grew in the tx
+  Task* pop(Tx& tx, Shape& s);
+  void unlink_queued(Tx& tx, Task* t);
+  void link_running(Tx& tx, Task* t);
+  void unlink_dep(Dep* d);
+  bool fits(const Shape& s) const;
+  u32 rotor = 0, served = 0;
+  Task* take_task();                           // nullptr: nothing to run now
+  bool steal(Handle h, Task** out);            // the queued task that makes h, for ourselves
+  void finish(Task* t);                        // all returns are published (or given up)
+  void requeue(Task* t);                       // run it again
+  void release_lease();
+  void release_lease_of(Slot& s);
+  void take_resources(Tx& tx, const Shape& x, i64 sign, bool cpu_only);
+  void block_begin();
+  void block_end();
+  bool work_visible() const;                   // something this worker could run
+  bool runnable() const;                       // something that any idle worker could run
+  bool cancel_queued(Handle h, Task** out);    // true: *out is ours to fail
+  void unlink_running(Tx& tx, Task* t);
+  void drop_deps(Task* t);
+  void free_task(Task* t);
+  void adopt(Task* t);                         // the record being built becomes one we execute
+  u64 task_bytes(const Task* t) const;
+  Handle stream_next(Task* t);                 // the return after this one, not yet part of the record
+  void stream_advance(Task* t);                // ... becomes the record's return
+  void discard_building(Slot& s);
+
+  // actors.cpp
+  Actor* actor(Handle h) const { return at<Actor>(entry(h).payload + 64); }
+  Handle create_actor(u32 shape, Handle class_object, const std::string& name, i32 restarts, i32 max_pending, bool detached);
+  bool mail(Task* t);                          // false: the actor is dead
+  u64 mail_count(Handle h) const { return actor(h)->count.load(std::memory_order_relaxed); }
+  Task* take_mail(Handle h);
+  Task* take_mail_any(Handle h, bool also_unready);
+  void actor_restarting(Handle h);
+  void actor_alive(Handle h);
+  Task* take_all_mail(Handle h);               // supervisor: unlinks one call of a dead actor
+  void actor_dead(Handle h, Handle death);
+  void actor_unreferenced(Handle h);
+
+  // names.cpp
+  bool name_set(NameSpace space, std::string_view name, Handle object);
+  Handle name_get(NameSpace space, std::string_view name, bool hold);
+  bool name_remove(NameSpace space, std::string_view name, Handle object);
+  std::vector<std::pair<std::string, Handle>> name_list(NameSpace space);
+
+  // sync.cpp
+  bool mutex_try(Mutex* m, u64 owner);
+  WaitNode* mutex_enqueue(Mutex* m, u64 owner);
+  bool mutex_check(Mutex* m, WaitNode* n);     // true: it is ours, n is out of the queue
+  bool mutex_leave(Mutex* m, WaitNode* n);     // gives up; true: it became ours meanwhile
+  void mutex_release(Mutex* m, u64 owner);
+  void mutex_repair(Mutex* m, u32 dead_slot, i32 pid, const char* label);
+
+  // recovery.cpp -- supervisor
+  u32 claim_slot();
+  void rollback(u32 slot);
+  Task* recover(u32 slot);                     // first: journal, caches, lease; returns the running list
+  void sweep(u32 slot);                        // last: the dead process's bits, locks, unfinished objects
+  void free_slot(u32 slot);
+  std::string check();                         // empty: the arena is whole
+};
+
+}  // namespace shoal

@@ -1,0 +1,357 @@
+// Objects: creation, publication, references, disposal.
+//
+// Life of an entry:   FREE -> CREATING -> READY            -> DISPOSING -> FREE      (put)
+//                     FREE -> PENDING  -> READY or FAILED  -> DISPOSING -> FREE      (a task's return)
+//
+// Publication is one release store of `state`; everything a reader then looks at was written before it. What else
+// belongs to publication (waking, counting) follows under the entry's lock and can be done again by the
+// supervisor: an entry that is READY but still names its task was left half way.
+#include "client.h"
+
+namespace shoal {
+
+static u64 align64(u64 n) { return (n + 63) & ~63ull; }
+
+u64 Client::refs_at(u8 kind) {
+  switch (kind) {
+    case KIND_MUTABLE:
+    case KIND_LOCK: return 64 + sizeof(Mutex);
+    case KIND_ACTOR: return 64 + sizeof(Actor);
+    default: return sizeof(Payload);
+  }
+}
+
+bool Client::valid(Handle h) const {
+  u32 i = index_of(h);
+  if (i == 0 || i >= this->h->heap.entry_top.load(std::memory_order_relaxed)) return false;
+  const Entry& e = entries[i];
+  return e.gen.load(std::memory_order_relaxed) == gen_of(h) && e.state.load(std::memory_order_acquire) != ENTRY_FREE;
+}
+
+Handle Client::create(Kind kind) {
+  ensure_entry();
+  Tx tx(*this);
+  u32 i = pop_entry(tx);
+  Entry& e = entries[i];
+  tx.set(e.kind, u8(kind));
+  tx.set(e.creator, u16(slot));
+  tx.set(e.holders, 1u);
+  tx.set(e.holder_bits[slot / 64], 1ull << slot % 64);
+  tx.set(e.state, u32(ENTRY_CREATING));
+  tx.commit();
+  local[i] = 1;
+  return handle_of(i);
+}
+
+u8* Client::attach_block(Handle h, u64 size) {
+  Entry& e = entry(h);
+  ensure_block(size);
+  Offset block;
+  {
+    Tx tx(*this);
+    block = alloc_block(tx, size);
+    tx.set(e.payload, block);
+    tx.set(e.flags, u8(e.flags | FLAG_HAS_BLOCK));
+    tx.commit();
+  }
+  commit_block(block, size);
+  return rw + block;
+}
+
+u8* Client::begin_payload(Handle h, u32 format, u32 nrefs, u32 nbuffers, u64 meta_size, const u64* sizes) {
+  u64 refs_start = refs_at(entry(h).kind);
+  u64 spans_start = refs_start + nrefs * sizeof(Handle);
+  u64 meta = spans_start + nbuffers * sizeof(BufferSpan);
+  u64 size = meta + meta_size;
+  for (u32 i = 0; i < nbuffers; i++) size = align64(size) + sizes[i];
+  u8* p = attach_block(h, size);
+  std::memset(p, 0, refs_start);
+  auto* head = reinterpret_cast<Payload*>(p);
+  head->format = format;
+  head->nrefs_max = nrefs;
+  head->nbuffers = nbuffers;
+  head->meta = meta;
+  head->meta_size = meta_size;
+  auto* span = reinterpret_cast<BufferSpan*>(p + spans_start);
+  u64 place = meta + meta_size;
+  for (u32 i = 0; i < nbuffers; i++) {
+    place = align64(place);
+    span[i] = {place, sizes[i]};
+    place += sizes[i];
+  }
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  entry(h).size = size;  // from here on the header counts
+  return p;
+}
+
+void Client::contain(Handle container, Handle target) {
+  Payload* p = payload(container);
+  SHOAL_CHECK(p->nrefs < p->nrefs_max);
+  refs(container)[p->nrefs] = target;
+  Tx tx(*this);
+  Entry& e = entry(target);
+  tx.lock(e.lock);
+  tx.set(e.contained, e.contained + 1);
+  tx.set(p->nrefs, p->nrefs + 1);
+  tx.commit();
+}
+
+void Client::set_inline(Handle h, u64 tag, u64 value) {
+  Entry& e = entry(h);
+  e.payload = value;
+  e.size = tag;
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  e.flags = FLAG_INLINE;
+}
+
+void Client::publish(Handle h, bool failed) {
+  Entry& e = entry(h);
+  EntryState how = failed ? ENTRY_FAILED : ENTRY_READY;
+  if (e.state.load(std::memory_order_relaxed) == ENTRY_CREATING)
+    e.state.store(how, std::memory_order_release);  // nobody else has the handle yet
+  else
+    seal(h, how);
+}
+
+void Client::seal(Handle h, EntryState how) {
+  Entry& e = entry(h);
+  {
+    Tx tx(*this);
+    tx.lock(e.lock);
+    SHOAL_CHECK(e.state.load(std::memory_order_relaxed) == ENTRY_PENDING);
+    CRASH_POINT("seal.before");
+    e.state.store(how, std::memory_order_release);
+    CRASH_POINT("seal.published");
+  }
+  finish_seal(h);
+}
+
+// What follows the publication of a task's return. The task still counts as a reference until `contained` goes
+// down here, so the entry cannot vanish between the two.
+void Client::finish_seal(Handle h) {
+  Entry& e = entry(h);
+  u32 waiter;
+  bool dead, dependents;
+  {
+    Tx tx(*this);
+    tx.lock(e.lock);
+    if (!e.task) return;  // done already
+    waiter = e.waiter;
+    tx.set(e.waiter, 0u);
+    tx.set(e.task, Offset(0));
+    tx.set(e.contained, e.contained - 1);
+    dead = unreferenced(tx, h);
+    dependents = e.dependents != 0;
+    tx.commit();
+  }
+  CRASH_POINT("seal.ring");
+  if (waiter == WAITER_MANY) {
+    for (u32 s = 0, n = this->h->slots_top.load(); s < n; s++)
+      if (slots[s].state.load(std::memory_order_relaxed) == SLOT_ALIVE) ring(s);
+  } else if (waiter) {
+    ring(waiter - 1);
+  }
+  if (dependents) drain_dependents(h);
+  if (dead) dispose(h);
+}
+
+void Client::drain_dependents(Handle h) {
+  Entry& e = entry(h);
+  for (;;) {
+    {
+      Tx tx(*this);
+      tx.lock(e.lock);
+      Offset first = e.dependents;
+      if (!first) return;
+      Dep* d = at<Dep>(first);
+      Task* t = at<Task>(d->task);
+      tx.set(e.dependents, d->next);
+      tx.set(d->waiting, 0u);
+      tx.lock(t->lock);
+      u32 left = t->unready.load(std::memory_order_relaxed) - 1;
+      tx.set(t->unready, left);
+      if (!left) ready(tx, t);
+      tx.commit();
+    }
+    after_tx();
+  }
+}
+
+// Is nothing left that refers to it? An actor lives on until it has been told (its process counts as one).
+bool Client::unreferenced(Tx& tx, Handle h) {
+  Entry& e = entry(h);
+  if (e.kind == KIND_ACTOR && e.contained == 1 && e.state.load(std::memory_order_relaxed) == ENTRY_READY) {
+    Actor* a = actor(h);
+    u32 self = a->slot.load(std::memory_order_relaxed);
+    bool only_self = e.holders == 1 && e.holder_bits[self / 64].load(std::memory_order_relaxed) >> (self % 64) & 1 &&
+                     a->state.load(std::memory_order_relaxed) == ACTOR_ALIVE;
+    if ((e.holders == 0 || only_self) && a->state.load(std::memory_order_relaxed) != ACTOR_DEAD) closing_actors.push_back(h);
+    return false;
+  }
+  if (e.holders || e.contained) return false;
+  tx.set(e.creator, u16(slot));
+  tx.set(e.state, u32(ENTRY_DISPOSING));
+  return true;
+}
+
+void Client::acquire(Handle h) {
+  u32 i = index_of(h);
+  if (local[i]++) return;
+  Entry& e = entries[i];
+  Tx tx(*this);
+  tx.lock(e.lock);
+  u32 state = e.state.load(std::memory_order_relaxed);
+  if (e.gen.load(std::memory_order_relaxed) != gen_of(h) || state == ENTRY_FREE || state == ENTRY_DISPOSING) {
+    local[i]--;
+    throw Error(Error::GONE, "the object no longer exists: its last reference was dropped before this one was made");
+  }
+  auto& word = e.holder_bits[slot / 64];
+  tx.set(word, word.load(std::memory_order_relaxed) | 1ull << slot % 64);
+  tx.set(e.holders, e.holders + 1);
+  tx.commit();
+}
+
+void Client::release(Handle h) {
+  u32 i = index_of(h);
+  SHOAL_CHECK(local[i] > 0);
+  if (--local[i]) return;
+  Entry& e = entries[i];
+  bool dead;
+  {
+    Tx tx(*this);
+    tx.lock(e.lock);
+    auto& word = e.holder_bits[slot / 64];
+    tx.set(word, word.load(std::memory_order_relaxed) & ~(1ull << slot % 64));
+    tx.set(e.holders, e.holders - 1);
+    dead = unreferenced(tx, h);
+    tx.commit();
+  }
+  CRASH_POINT("release.dispose");
+  if (dead) dispose(h);
+  if (!closing_actors.empty()) after_tx();
+}
+
+void Client::add_contained(Handle h) {
+  Entry& e = entry(h);
+  Tx tx(*this);
+  tx.lock(e.lock);
+  tx.set(e.contained, e.contained + 1);
+  tx.commit();
+}
+
+bool Client::drop_contained_tx(Tx& tx, Handle h) {
+  Entry& e = entry(h);
+  tx.lock(e.lock);
+  SHOAL_CHECK(e.contained > 0);
+  tx.set(e.contained, e.contained - 1);
+  return unreferenced(tx, h);
+}
+
+void Client::drop_contained(Handle h) {
+  bool dead;
+  {
+    Tx tx(*this);
+    dead = drop_contained_tx(tx, h);
+    tx.commit();
+  }
+  if (dead) dispose(h);
+  if (!closing_actors.empty()) after_tx();
+}
+
+// Takes an object apart that nothing refers to. Chains of objects that contain one another are followed with a
+// list of our own, not by recursion. Each step leaves an entry in DISPOSING whose payload tells what is left.
+void Client::dispose(Handle first) {
+  std::vector<Handle> more;
+  Handle h = first;
+  for (;;) {
+    Entry& e = entry(h);
+    SHOAL_CHECK(e.state.load() == ENTRY_DISPOSING);
+    if (e.flags & FLAG_HAS_BLOCK && e.size) {
+      Payload* p = payload(h);
+      while (p->nrefs) {
+        Handle target = refs(h)[p->nrefs - 1];
+        Tx tx(*this);
+        bool dead = drop_contained_tx(tx, target);
+        tx.set(p->nrefs, p->nrefs - 1);
+        tx.commit();
+        if (dead) more.push_back(target);
+      }
+      if (e.kind == KIND_ACTOR && actor(h)->death) {
+        Handle target = actor(h)->death;
+        Tx tx(*this);
+        bool dead = drop_contained_tx(tx, target);
+        tx.set(actor(h)->death, Handle(0));
+        tx.commit();
+        if (dead) more.push_back(target);
+      }
+    }
+    CRASH_POINT("dispose.free");
+    {
+      Tx tx(*this);
+      if (e.flags & FLAG_HAS_BLOCK) free_block(tx, e.payload);
+      tx.set(e.payload, Offset(0));
+      tx.set(e.size, u64(0));
+      tx.set(e.kind, u8(0));
+      tx.set(e.flags, u8(0));
+      tx.set(e.waiter, 0u);
+      tx.set(e.gen, e.gen.load(std::memory_order_relaxed) + 1);
+      tx.set(e.state, u32(ENTRY_FREE));
+      push_entry(tx, index_of(h));
+      tx.commit();
+    }
+    if (more.empty()) break;
+    h = more.back();
+    more.pop_back();
+  }
+  if (surplus || entry_surplus) trim_caches();
+}
+
+void Client::reset_payload(Handle h) {
+  Entry& e = entry(h);
+  if (e.flags & FLAG_HAS_BLOCK) {
+    if (e.size) {
+      Payload* p = payload(h);
+      while (p->nrefs) {
+        Handle target = refs(h)[p->nrefs - 1];
+        bool dead;
+        {
+          Tx tx(*this);
+          dead = drop_contained_tx(tx, target);
+          tx.set(p->nrefs, p->nrefs - 1);
+          tx.commit();
+        }
+        if (dead) dispose(target);
+      }
+    }
+    Tx tx(*this);
+    free_block(tx, e.payload);
+    tx.set(e.flags, u8(0));
+    tx.set(e.payload, Offset(0));
+    tx.set(e.size, u64(0));
+    tx.commit();
+  } else {
+    e.flags = 0;
+    e.payload = 0;
+    e.size = 0;
+  }
+}
+
+// Wake-ups and notices that a change called for: they come after its commit, when they can do no harm.
+void Client::after_tx() {
+  if (work_added) {
+    work_added = false;
+    wake_worker();
+  }
+  while (!to_ring.empty()) {
+    u32 s = to_ring.back();
+    to_ring.pop_back();
+    ring(s);
+  }
+  while (!closing_actors.empty()) {
+    Handle h = closing_actors.back();
+    closing_actors.pop_back();
+    actor_unreferenced(h);
+  }
+}
+
+}  // namespace shoal

@@ -1,0 +1,81 @@
+"""Shoal: tasks, actors and objects in shared memory that can be changed in place.
+
+The public names are all here. Where they live:
+
+    _api.py              init, put, get, wait, remote, kill, ...
+    remote_function.py   functions as tasks            actor.py      classes as actors
+    generator.py         generators as tasks           sync/         locks
+    serialization.py     the one place that pickles    exceptions.py what can go wrong
+    _options.py          the one place that checks options
+    engine/              where the work is done: the interface, and engine/local, the arena of this machine
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from shoal import _futures, actor, exceptions, remote_function, runtime_context, sync, util
+from shoal._api import (
+    available_resources,
+    cancel,
+    cluster_resources,
+    get,
+    get_actor,
+    get_gpu_ids,
+    init,
+    is_initialized,
+    kill,
+    nodes,
+    put,
+    remote,
+    shutdown,
+    wait,
+)
+from shoal._core import Lock, ObjectRef
+from shoal.actor import ActorClass, ActorHandle, exit_actor, method
+from shoal.generator import DynamicObjectRefGenerator, ObjectRefGenerator
+from shoal.remote_function import RemoteFunction
+from shoal.runtime_context import get_runtime_context
+from shoal.sync import lock
+
+_futures.install()
+
+ObjectID = ObjectRef  # Ray's older name
+
+try:
+    __version__ = version("shoal")
+except PackageNotFoundError:  # used from a source tree
+    __version__ = "0.0.0"
+
+__all__ = [
+    "ActorClass",
+    "ActorHandle",
+    "DynamicObjectRefGenerator",
+    "Lock",
+    "ObjectID",
+    "ObjectRef",
+    "ObjectRefGenerator",
+    "RemoteFunction",
+    "actor",
+    "available_resources",
+    "cancel",
+    "cluster_resources",
+    "exceptions",
+    "exit_actor",
+    "get",
+    "get_actor",
+    "get_gpu_ids",
+    "get_runtime_context",
+    "init",
+    "is_initialized",
+    "kill",
+    "lock",
+    "method",
+    "nodes",
+    "put",
+    "remote",
+    "remote_function",
+    "runtime_context",
+    "shutdown",
+    "sync",
+    "util",
+    "wait",
+]

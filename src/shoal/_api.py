@@ -1,0 +1,290 @@
+"""The functions of the package `shoal`: a thin layer of checks over the present engine."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, overload
+
+from shoal import engine as _engine
+from shoal._core import ObjectRef
+from shoal._options import validate_actor_options, validate_task_options
+from shoal.actor import ActorClass, ActorHandle
+from shoal.engine import current
+from shoal.exceptions import GetTimeoutError
+from shoal.remote_function import RemoteFunction
+
+T = TypeVar("T")
+
+_IGNORED = {  # settings of Ray that mean nothing here; given, they are accepted
+    "include_dashboard", "dashboard_host", "dashboard_port", "job_config", "configure_logging", "logging_level",
+    "logging_format", "logging_config", "labels", "runtime_env", "_memory", "_temp_dir", "_metrics_export_port",
+    "_system_config", "_tracing_startup_hook", "enable_resource_isolation", "cgroup_path", "system_reserved_cpu",
+    "system_reserved_memory", "proxy_server_url",
+}  # fmt: skip
+
+
+class Context(dict[str, Any]):
+    """What `init` returns: facts about the session, and a context manager that ends it."""
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutdown()
+
+    def disconnect(self) -> None:
+        shutdown()
+
+    @property
+    def address_info(self) -> dict[str, Any]:
+        return dict(self)
+
+    @property
+    def dashboard_url(self) -> str:
+        return ""
+
+
+def init(
+    address: str | None = None,
+    *,
+    num_cpus: float | None = None,
+    num_gpus: float | None = None,
+    resources: dict[str, float] | None = None,
+    object_store_memory: int | None = None,
+    namespace: str | None = None,
+    ignore_reinit_error: bool = False,
+    log_to_driver: bool | None = None,
+    local_mode: bool = False,
+    **kwargs: Any,
+) -> Context:
+    """Start a session on this machine. Optional: the first use starts one with the default settings.
+
+    Args:
+        address: None or "local"; other addresses are refused by this version.
+        num_cpus: tasks that run at a time (default: the cores this process may use).
+        num_gpus: GPUs to schedule (default: those in CUDA_VISIBLE_DEVICES, else 0).
+        resources: further resources by name, for instance {"license": 2}.
+        object_store_memory: limit of the arena in bytes (default: 60 % of the machine's or the container's memory).
+            Memory is only taken as it is used.
+        namespace: in which names of actors are looked up.
+        ignore_reinit_error: return the present session instead of an error when there is one.
+        log_to_driver: whether what workers print appears here (default: yes).
+        local_mode: refused; debug with `num_cpus=1` instead.
+        **kwargs: other settings of `ray.init` are accepted and do nothing; anything else is a TypeError.
+
+    Returns a dict of facts that is also a context manager ending the session. Costs about a tenth of a second, in the
+    background for the most part. Raises RuntimeError if there is a session, ValueError for a negative resource.
+
+    >>> import shoal
+    >>> context = shoal.init(num_cpus=2)
+    >>> shoal.is_initialized()
+    True
+    >>> shoal.shutdown()
+    """
+    unknown = sorted(set(kwargs) - _IGNORED)
+    if unknown:
+        raise TypeError(f"init() got an unexpected argument {unknown[0]!r}; its settings are: {', '.join(_settings())}")
+    if local_mode:
+        raise ValueError("local_mode is not supported: use init(num_cpus=1), or call f._function(...) to debug in this process")
+    if is_initialized():
+        if ignore_reinit_error:
+            return Context(current().context())
+        raise RuntimeError(
+            "shoal.init() was called twice: there is a session already. Call shoal.shutdown() first, or pass ignore_reinit_error=True"
+        )
+    settings = {
+        "num_cpus": num_cpus,
+        "num_gpus": num_gpus,
+        "resources": resources,
+        "object_store_memory": object_store_memory,
+        "namespace": namespace,
+        "log_to_driver": log_to_driver,
+    }
+    return Context(_engine.start(address, settings).context())
+
+
+def _settings() -> list[str]:
+    names = [p.name for p in inspect.signature(init).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    return ["address", *names, *sorted(_IGNORED)]
+
+
+def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = False) -> None:
+    """End the session: all its processes are gone when this returns. Without a session it does nothing.
+
+    References of the session are dead afterwards (SessionEndedError); arrays that were got stay readable.
+    """
+    engine = _engine.current_or_none()
+    if engine is not None:
+        _engine.use(None)
+        engine.shutdown()
+
+
+def is_initialized() -> bool:
+    """Whether this process takes part in a session."""
+    return _engine.current_or_none() is not None
+
+
+def put(value: Any, *, mutable: bool = False, _owner: Any = None, _tensor_transport: Any = None) -> ObjectRef:
+    """Store a value in shared memory.
+
+    Args:
+        value: anything picklable.
+        mutable: whether the arrays inside `value` (ndarrays of any dtype without Python objects, CPU tensors,
+            bytearrays, in any nesting of containers) can be changed in place by everyone through what `get` returns.
+
+    Returns an ObjectRef; the value lives while any reference to it, or any view of its arrays, does.
+    Costs one copy of the large buffers. Raises PicklingError, NotMutableError (nothing in it can be shared in place),
+    ObjectStoreFullError (larger than what is left of the arena), TypeError for an ObjectRef.
+
+    >>> import numpy as np, shoal
+    >>> ref = shoal.put(np.arange(3), mutable=True)
+    >>> shoal.get(ref)[0] = 7
+    >>> shoal.get(ref)
+    array([7, 1, 2])
+    """
+    if isinstance(value, ObjectRef):
+        raise TypeError("put() of an ObjectRef: it refers to an object already; to store the reference itself put a list with it: put([ref])")
+    return current().put(value, mutable)
+
+
+@overload
+def get(object_refs: ObjectRef, *, timeout: float | None = None) -> Any: ...
+@overload
+def get(object_refs: Sequence[ObjectRef], *, timeout: float | None = None) -> list[Any]: ...
+def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bool = False) -> Any:
+    """The value of a reference, or the values of a list of them; waits until they are made.
+
+    Args:
+        object_refs: an ObjectRef or a list of them.
+        timeout: seconds to wait at most; None waits without limit, 0 only looks.
+
+    Arrays come back as views of the shared memory, without a copy: read-only for immutable objects, writable for
+    mutable ones. A view keeps its object alive.
+
+    Raises what the task raised (as its own type, with the remote traceback), GetTimeoutError, WorkerCrashedError,
+    ActorDiedError, TypeError for what is not a reference, SessionEndedError.
+    """
+    engine = current()
+    if isinstance(object_refs, ObjectRef):
+        return engine.get(object_refs, timeout)
+    if isinstance(object_refs, (list, tuple)):
+        return engine.get_many(object_refs, timeout)
+    refs = getattr(object_refs, "_completed_refs", None)
+    if refs is not None:
+        return engine.get_many(refs(), timeout)
+    if isinstance(object_refs, ActorHandle):
+        raise TypeError("get() of an actor handle: call one of its methods and get the reference that returns")
+    raise TypeError(f"get() takes an ObjectRef or a list of ObjectRefs, not {object_refs!r} ({type(object_refs).__name__})")
+
+
+def wait(
+    ray_waitables: list[Any], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
+) -> tuple[list[Any], list[Any]]:
+    """Wait until `num_returns` of the references are done (or failed).
+
+    Args:
+        ray_waitables: a list of distinct ObjectRefs.
+        num_returns: how many, 1 to the length of the list.
+        timeout: seconds to wait at most; None waits without limit.
+        fetch_local: accepted for Ray programs; everything is local.
+
+    Returns (ready, not_ready), both in the order given; ready has at most `num_returns` elements.
+    Raises TypeError or ValueError for a bad argument, never what the tasks raised.
+    """
+    if isinstance(ray_waitables, ObjectRef):
+        raise TypeError("wait() takes a list of ObjectRefs, not a single one: wait([ref])")
+    refs = list(ray_waitables)
+    if len(set(refs)) != len(refs):
+        raise ValueError("wait() was given the same ObjectRef twice")
+    if not refs:
+        return [], []
+    if not isinstance(num_returns, int) or isinstance(num_returns, bool):
+        raise TypeError(f"num_returns must be an integer, not {num_returns!r}")
+    if not 1 <= num_returns <= len(refs):
+        raise ValueError(f"num_returns must be between 1 and the number of references ({len(refs)}), not {num_returns}")
+    return current().wait(refs, num_returns, timeout)
+
+
+@overload
+def remote(function: Callable[..., Any], /) -> Any: ...
+@overload
+def remote(**options: Any) -> Callable[[Any], Any]: ...
+def remote(*args: Any, **options: Any) -> Any:
+    """Make a function a task or a class an actor: `@remote` or `@remote(num_cpus=2, ...)`.
+
+    Raises TypeError for anything else, ValueError for an unknown or impossible option.
+    """
+    if len(args) == 1 and not options and callable(args[0]):
+        return _make_remote(args[0], {})
+    if args or not options:
+        raise TypeError(
+            "@remote goes before a function or class, alone or with keyword options: @remote or @remote(num_cpus=2)"
+        )
+    return lambda target: _make_remote(target, options)
+
+
+def _make_remote(target: Any, options: dict[str, Any]) -> Any:
+    if isinstance(target, (RemoteFunction, ActorClass)):
+        raise TypeError(f"{target!r} is remote already")
+    if inspect.isclass(target):
+        return ActorClass(target, validate_actor_options(options, in_options=False))
+    if not inspect.isfunction(target) and not inspect.isbuiltin(target) and not callable(target):
+        raise TypeError(f"@remote takes a function or a class, not {target!r}")
+    return RemoteFunction(target, validate_task_options(options, in_options=False))
+
+
+def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
+    """End an actor at once, with SIGKILL; its waiting and later calls get ActorDiedError.
+
+    no_restart=False lets it start again if its max_restarts allow. Raises TypeError for what is no actor handle.
+    """
+    if not isinstance(actor, ActorHandle):
+        raise TypeError(f"kill() takes an actor handle, not {actor!r}; for tasks use cancel(ref)")
+    current().kill(actor, no_restart)
+
+
+def cancel(ray_waitable: ObjectRef, *, force: bool = False, recursive: bool = True) -> None:
+    """Cancel the task that makes `ray_waitable`: `get` raises TaskCancelledError then.
+
+    A task that has not started is dropped; a running one gets a KeyboardInterrupt, or with `force` its worker is
+    killed. A finished one is left alone. Raises TypeError for what is no reference, ValueError for force on an actor call.
+    """
+    ref = getattr(ray_waitable, "_generator_ref", ray_waitable)
+    if not isinstance(ref, ObjectRef):
+        raise TypeError(f"cancel() takes an ObjectRef, not {ray_waitable!r}; to end an actor use kill(handle)")
+    current().cancel(ref, force, recursive)
+
+
+def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
+    """The handle of a named actor. Raises ValueError if there is none of that name in the namespace."""
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"an actor's name is a non-empty string, not {name!r}")
+    return current().get_actor(name, namespace)
+
+
+def cluster_resources() -> dict[str, float]:
+    """All resources of the session, by name."""
+    return current().resources()[0]
+
+
+def available_resources() -> dict[str, float]:
+    """The resources that are free at this moment, by name."""
+    return {name: amount for name, amount in current().resources()[1].items() if amount > 0}
+
+
+def nodes() -> list[dict[str, Any]]:
+    """The machines of the session: one."""
+    return current().nodes()
+
+
+def get_gpu_ids() -> list[int]:
+    """The GPUs that the present task or actor may use (CUDA_VISIBLE_DEVICES)."""
+    import os
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return [int(x) for x in visible.split(",") if x.strip().isdigit()]
+
+
+def get_timeout_error(timeout: float | None, what: str) -> GetTimeoutError:
+    return GetTimeoutError(f"{what} was not ready within {timeout} seconds")

@@ -1,0 +1,76 @@
+"""The interface between the public API and an engine."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shoal.actor import ActorClass, ActorHandle, MethodSpec
+    from shoal.remote_function import RemoteFunction
+    from shoal.sync import Lock
+
+
+class Engine(ABC):
+    """One session, as seen from one of its processes. All methods may be called from any thread.
+
+    References and actor references are the engine's own types; what is above passes them on unopened.
+    Options have been validated by `shoal._options`.
+    """
+
+    @abstractmethod
+    def submit(self, function: RemoteFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Queue one call; returns a reference, a list of them, a generator or None as `num_returns` says."""
+
+    @abstractmethod
+    def create_actor(self, cls: ActorClass, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ActorHandle: ...
+
+    @abstractmethod
+    def call_actor(
+        self, handle: ActorHandle, method: MethodSpec, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Queue one method call, after all earlier ones of this process to that actor."""
+
+    @abstractmethod
+    def put(self, value: Any, mutable: bool) -> Any: ...
+
+    @abstractmethod
+    def get(self, ref: Any, timeout: float | None) -> Any: ...
+
+    @abstractmethod
+    def get_many(self, refs: Sequence[Any], timeout: float | None) -> list[Any]: ...
+
+    @abstractmethod
+    def wait(self, refs: list[Any], num_returns: int, timeout: float | None) -> tuple[list[Any], list[Any]]: ...
+
+    @abstractmethod
+    def cancel(self, ref: Any, force: bool, recursive: bool) -> None: ...
+
+    @abstractmethod
+    def kill(self, handle: ActorHandle, no_restart: bool) -> None: ...
+
+    @abstractmethod
+    def get_actor(self, name: str, namespace: str | None) -> ActorHandle: ...
+
+    @abstractmethod
+    def list_actors(self, all_namespaces: bool) -> list[dict[str, str]]: ...
+
+    @abstractmethod
+    def lock(self, target: Any, reentrant: bool) -> Lock:
+        """The lock of a mutable object (`target` a reference), a named one (a string), or a new one (None)."""
+
+    @abstractmethod
+    def resources(self) -> tuple[dict[str, float], dict[str, float]]:
+        """All resources of the session, and those that are free now."""
+
+    @abstractmethod
+    def nodes(self) -> list[dict[str, Any]]: ...
+
+    @abstractmethod
+    def context(self) -> Mapping[str, Any]:
+        """Facts about what runs in this thread: task, actor, worker, session (see `runtime_context`)."""
+
+    @abstractmethod
+    def shutdown(self) -> None:
+        """Leave the session; in the process that started it, end it."""

@@ -1,0 +1,62 @@
+"""Functions and classes on their way to the workers.
+
+Each is pickled once by the process that defines it and stored under the hash of its pickle, so that the same function
+exported twice is one object. Exports stay until the session ends: any process may still get a call that names them.
+Every process unpickles an export once and keeps the result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from typing import Any
+
+from shoal import _core
+from shoal.serialization import dumps_by_value
+
+_FUNCTIONS = 3  # NAMES_FUNCTION in core/abi.h
+
+
+class Export:
+    """A function or class as a worker sees it: `target`, its name, and the options that matter where it runs."""
+
+    __slots__ = ("calls", "extras", "name", "target")
+
+    def __init__(self, name: str, extras: dict[str, Any], target: Any) -> None:
+        self.name = name
+        self.extras = extras
+        self.target = target
+        self.calls = 0  # in this process, for max_calls
+
+
+class Exports:
+    """The exports that this process has made or used, by handle."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[int, Export] = {}
+        self._refs: dict[int, Any] = {}  # keeps the objects, so that handles in this process stay valid
+
+    def add(self, name: str, target: Any, extras: dict[str, Any]) -> int:
+        """Store `target`; returns its handle. Raises PicklingError."""
+        code = dumps_by_value(target)
+        extra_code = dumps_by_value(extras)
+        key = hashlib.blake2b(code + b"\0" + extra_code + name.encode(), digest_size=24).hexdigest()
+        ref = _core.name_get(_FUNCTIONS, key)
+        if ref is None:
+            ref = _core.put(pickle.dumps((name, extra_code, code), 5), False)
+            if not _core.name_set(_FUNCTIONS, key, ref):  # somebody was quicker
+                ref = _core.name_get(_FUNCTIONS, key)
+        handle: int = ref._handle
+        self._refs[handle] = ref
+        return handle
+
+    def load(self, handle: int) -> Export:
+        """The export of that handle. Raises whatever unpickling it raises, for instance ImportError."""
+        export = self._loaded.get(handle)
+        if export is None:
+            ref = _core.share(handle)
+            name, extra_code, code = pickle.loads(_core.get(ref, None))
+            export = Export(name, pickle.loads(extra_code), pickle.loads(code))
+            self._refs[handle] = ref
+            self._loaded[handle] = export
+        return export

@@ -1,0 +1,66 @@
+"""What the native core calls in Python: pickling, and making exceptions of its errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shoal import _core, exceptions, serialization
+
+# Error::Code in core/client.h
+_INVALID, _FULL, _LIMIT, _ENDED, _FORKED, _GONE, _ACTOR_DEAD, _PENDING_LIMIT, _NAME_TAKEN = range(9)
+
+_LIMITS = {"MAX_OBJECTS": _core.MAX_OBJECTS - 1, "MAX_PROCESSES": _core.MAX_PROCESSES}
+
+
+def make_error(code: int, text: str) -> Exception:
+    if code == _FULL:
+        return exceptions.ObjectStoreFullError(text)
+    if code == _LIMIT:
+        name, _, hint = text.partition(": ")
+        return exceptions.LimitError(name, _LIMITS.get(name, 0), hint)
+    if code == _ENDED:
+        if text == "no session":
+            return exceptions.NotInitializedError("there is no session in this process: call shoal.init() first")
+        return exceptions.SessionEndedError(text)
+    if code == _FORKED:
+        return exceptions.ForkedError(text)
+    if code == _GONE:
+        return exceptions.ObjectLostError("", call_site=text)
+    if code == _PENDING_LIMIT:
+        return exceptions.PendingCallsLimitExceeded(text)
+    if text == "immutable":
+        return exceptions.NotMutableError(
+            "only an object made with put(..., mutable=True) has a lock of its own; for anything else use shoal.lock('a name'), "
+            "or shoal.lock() for a new one"
+        )
+    return ValueError(text)
+
+
+def raised(stored: Any) -> BaseException:
+    """The exception that get() raises for a stored one."""
+    if isinstance(stored, exceptions.TaskError):
+        return stored.as_instanceof_cause()
+    if isinstance(stored, BaseException):
+        return stored
+    return exceptions.InternalError(f"a failed object holds {stored!r} instead of an exception")
+
+
+def lock_died(pid: int, label: str, age: float, name: Any) -> BaseException:
+    return exceptions.LockHolderDied(
+        f"a process of this session, {age:.1f} s ago", label or None, pid, repr(name) if name is not None else None
+    )
+
+
+def install(help_inline: Any) -> None:
+    """`help_inline` runs one call inside a waiting one (only workers ever do)."""
+    _core.set_hooks(
+        {
+            "serialize": serialization.serialize,
+            "serialize_mutable": serialization.serialize_mutable,
+            "deserialize": serialization.deserialize,
+            "make_error": make_error,
+            "raised": raised,
+            "help": help_inline,
+            "lock_died": lock_died,
+        }
+    )

@@ -1,0 +1,224 @@
+"""A worker: takes tasks, runs them, seals what they return. Forked from the supervisor, ready at once.
+
+    next_task() -> run() -> call the function -> finish() | fail() | requeue()
+
+A task that creates an actor turns the worker into that actor's process for good (actor_host.py).
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import os
+import signal
+import sys
+from typing import Any
+
+from shoal import _core, exceptions
+from shoal import engine as engines
+from shoal.engine.local import hooks
+from shoal.engine.local.engine import (
+    CREATE_ACTOR,
+    DYNAMIC,
+    RETRY_EXCEPTIONS,
+    STREAMING,
+    LocalEngine,
+)
+from shoal.engine.local.exports import Export
+from shoal.engine.local.output import TaskStream
+from shoal.exceptions import TaskError, task_error_from
+from shoal.generator import DynamicObjectRefGenerator
+
+EXIT_RESTARTED = 0
+
+
+class Worker:
+    """This process as a worker. One call runs at a time, except those that a waiting call runs inside itself."""
+
+    def __init__(self, config: dict[str, Any], output: int) -> None:
+        self.engine = LocalEngine(config)
+        self.streams = (TaskStream(output, 1), TaskStream(output, 2))
+        self.log = config["log_to_driver"]
+        self.current: int | None = None  # the task that runs in the main thread
+        self._named = ""
+
+    def run_forever(self) -> None:
+        next_task = _core.next_task
+        while True:
+            call = next_task()
+            if call is None:
+                return
+            self.run(call)
+            call = None  # its arguments must not live until the next task comes
+
+    def name_now(self, name: str) -> None:
+        """What the process is seen to do: in messages about its death, and before each line it prints."""
+        if name != self._named:
+            self._named = name
+            _core.label(name)
+            for stream in self.streams:
+                stream.flush()
+                stream.name_now = name
+
+    def run(self, call: Any) -> None:
+        task, kind, function, _method, args, kwargs, nreturns, flags = call
+        if kind == CREATE_ACTOR:
+            from shoal.engine.local import actor_host
+
+            actor_host.host(self, task, function, args, kwargs)
+            return
+        before = self.current, self._named
+        self.current = task
+        name = "task"
+        try:
+            try:
+                if args is None:
+                    raise kwargs  # an argument that could not be had
+                export = self.engine.exports.load(function)
+                name = export.name
+                if name != self._named:
+                    self.name_now(name)
+                if flags == 0 and nreturns == 1 and not export.extras:
+                    value = export.target(*args) if kwargs is None else export.target(*args, **kwargs)
+                    _core.finish(task, value)
+                    value = None
+                else:
+                    self._run_special(task, export, args, kwargs or {}, nreturns, flags)
+            except BaseException as error:  # all of it goes to the caller; see _failed for what ends the worker
+                self._failed(task, name, function, error, flags)
+        finally:
+            self.current = before[0]
+            if before[0] is not None:
+                self.name_now(before[1])
+            for stream in self.streams:
+                if stream._parts:
+                    stream.flush()
+
+    def _run_special(
+        self, task: int, export: Export, args: tuple[Any, ...], kwargs: dict[str, Any], nreturns: int, flags: int
+    ) -> None:
+        self.set_environment(export.extras.get("runtime_env"))
+        result = export.target(*args, **kwargs)
+        seal(self.engine, task, export.name, result, nreturns, flags)
+        limit = export.extras.get("max_calls")
+        export.calls += 1
+        if limit and export.calls >= limit:
+            self.leave()
+
+    @staticmethod
+    def set_environment(runtime_env: Any) -> None:
+        if runtime_env:
+            os.environ.update({k: str(v) for k, v in (runtime_env.get("env_vars") or {}).items()})
+
+    def _failed(self, task: int, name: str, function: int, error: BaseException, flags: int) -> None:
+        if isinstance(error, exceptions.SessionError) and (_core.dead() or _core.stopping()):
+            self.leave()
+        if _core.task_cancelled(task):
+            _core.fail(task, exceptions.TaskCancelledError(f"{_core.task_id(task):x}"), True)
+            return
+        if flags & RETRY_EXCEPTIONS and isinstance(error, Exception):
+            wanted = self.engine.exports.load(function).extras.get("retry_exceptions")
+            if (wanted is True or (wanted and isinstance(error, wanted))) and _core.retry(task):
+                _core.requeue(task)
+                return
+        fail(task, name, error)
+        if isinstance(error, SystemExit):  # sys.exit() in a task ends its worker, as in Ray
+            self.leave()
+
+    def leave(self) -> None:
+        """End this process; the supervisor gives back what it holds."""
+        for stream in self.streams:
+            stream.flush()
+        os._exit(0)
+
+    def interrupted(self, _signal: int, _frame: Any) -> None:
+        """SIGINT comes from the supervisor only: the running task is to be cancelled (unless it is over by now)."""
+        if self.current is not None and _core.task_cancelled(self.current):
+            raise KeyboardInterrupt
+
+
+def seal(engine: LocalEngine, task: int, name: str, result: Any, nreturns: int, flags: int) -> None:
+    """The returns of a call, from what its function returned."""
+    if flags & STREAMING:
+        for item in _items(result, name):
+            _core.stream_item(task, item)
+            _core.mark_streamed(task)
+        _core.finish(task, None)
+    elif flags & DYNAMIC:
+        refs = [engine.put(item, False) for item in _items(result, name)]
+        _core.finish(task, DynamicObjectRefGenerator(refs))
+    elif nreturns == 1:
+        _core.finish(task, result)
+    elif nreturns == 0:
+        _core.finish(task, ())
+    else:
+        values = _items(result, name) if not isinstance(result, (tuple, list)) else result
+        values = tuple(values)
+        if len(values) != nreturns:
+            raise ValueError(f"{name}() should return num_returns={nreturns} values, but returned {len(values)}")
+        _core.finish(task, values)
+
+
+def _items(result: Any, name: str) -> Any:
+    if hasattr(result, "__aiter__"):
+        return _drain(result)
+    try:
+        return iter(result)
+    except TypeError:
+        raise TypeError(f"{name}() should return several values or be a generator, but returned {type(result).__name__}") from None
+
+
+def _drain(generator: Any) -> Any:
+    """The items of an async generator, for a task, which has no event loop of its own."""
+    import asyncio
+
+    loop = asyncio.new_event_loop()
+    try:
+        while True:
+            try:
+                yield loop.run_until_complete(generator.__anext__())
+            except StopAsyncIteration:
+                return
+    finally:
+        loop.close()
+
+
+def as_stored(error: BaseException, name: str, **actor: Any) -> BaseException:
+    """What the caller of a failed call will get. An error that came with an argument passes on as it is."""
+    if isinstance(error, TaskError) and error.__traceback__ is not None and error.__traceback__.tb_next is None:
+        return error
+    if isinstance(error, exceptions.ShoalError) and not isinstance(error, TaskError) and (
+        error.__traceback__ is None or error.__traceback__.tb_next is None
+    ):
+        return error
+    return task_error_from(error, name, **actor)
+
+
+def fail(task: int, name: str, error: BaseException, **actor: Any) -> None:
+    """Fail a call with `error`, in a form that can travel."""
+    stored = as_stored(error, name, **actor)
+    try:
+        _core.fail(task, stored, True)
+    except Exception:  # its cause does not pickle, whatever that raises
+        if not isinstance(stored, TaskError):
+            stored = task_error_from(error, name, **actor)
+        _core.fail(task, stored.without_cause(), True)
+
+
+def main(config: dict[str, Any], output: int) -> None:
+    """The life of a worker process, from its fork to its exit."""
+    worker = Worker(config, output)
+    hooks.install(worker.run)
+    engines.use(worker.engine)
+    engines.forbid_implicit_start()
+    worker.engine.default_call = {"mode": "worker"}
+    signal.signal(signal.SIGINT, worker.interrupted)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    faulthandler.enable(file=2)
+    sys.stdout, sys.stderr = worker.streams  # type: ignore[assignment]
+    gc.enable()
+    try:
+        worker.run_forever()
+    except exceptions.SessionError:
+        pass
+    worker.leave()

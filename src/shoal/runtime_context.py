@@ -1,0 +1,88 @@
+"""What a task or actor can find out about itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shoal.engine import current
+
+
+class RuntimeContext:
+    """Facts about the code that asks: its task, actor, worker, session. Made by `get_runtime_context()`."""
+
+    def get(self) -> dict[str, Any]:
+        return dict(current().context())
+
+    def get_job_id(self) -> str:
+        return str(current().context()["job_id"])
+
+    def get_node_id(self) -> str:
+        return str(current().context()["node_id"])
+
+    def get_worker_id(self) -> str:
+        return str(current().context()["worker_id"])
+
+    def get_session_name(self) -> str:
+        return str(current().context()["session_name"])
+
+    def get_task_id(self) -> str | None:
+        """The id of the present task, None in the driver."""
+        value = current().context().get("task_id")
+        return None if value is None else str(value)
+
+    def get_task_name(self) -> str | None:
+        value = current().context().get("task_name")
+        return None if value is None else str(value)
+
+    def get_task_function_name(self) -> str | None:
+        return self.get_task_name()
+
+    def get_actor_id(self) -> str | None:
+        """The id of the actor this runs in, None outside of one."""
+        value = current().context().get("actor_id")
+        return None if value is None else str(value)
+
+    def get_actor_name(self) -> str | None:
+        value = current().context().get("actor_name")
+        return None if value is None else str(value)
+
+    @property
+    def current_actor(self) -> Any:
+        """A handle of the actor this runs in. Raises RuntimeError outside of one."""
+        handle = current().context().get("actor_handle")
+        if handle is None:
+            raise RuntimeError("current_actor: this does not run in an actor")
+        return handle
+
+    @property
+    def was_current_actor_reconstructed(self) -> bool:
+        """Whether this actor was restarted after a death of its process."""
+        return bool(current().context().get("attempt"))
+
+    def get_assigned_resources(self) -> dict[str, float]:
+        return dict(current().context().get("resources", {}))
+
+    @property
+    def namespace(self) -> str:
+        return str(current().context()["namespace"])
+
+    @property
+    def job_id(self) -> str:
+        return self.get_job_id()
+
+    @property
+    def node_id(self) -> str:
+        return self.get_node_id()
+
+    @property
+    def task_id(self) -> str | None:
+        return self.get_task_id()
+
+    @property
+    def actor_id(self) -> str | None:
+        return self.get_actor_id()
+
+
+def get_runtime_context() -> RuntimeContext:
+    """Facts about the present task or actor."""
+    return RuntimeContext()
