@@ -120,7 +120,7 @@ void Client::become(u32 s, Role role, i32 pid) {
   me->started_ns = now_ns();
   me->role.store(role);
   me->state.store(SLOT_ALIVE);
-  set_awake(true);
+  set_awake(role != ROLE_SUPERVISOR);  // the supervisor sleeps in a poll of its own
 }
 
 void Client::check_usable() const {

@@ -68,8 +68,8 @@ void attach(int memfd, int eventfd_, u32 slot, int role) {
     if (S.attached) throw Error(Error::INVALID, "this process already takes part in a session");
     C = Client{};
     C.attach(memfd, eventfd_);
-    C.let_others_run = [] { return static_cast<void*>(PyEval_SaveThread()); };
-    C.come_back = [](void* s) { PyEval_RestoreThread(static_cast<PyThreadState*>(s)); };
+    C.let_others_run = [] { return static_cast<void*>(new NoGil); };
+    C.come_back = [](void* nogil) { delete static_cast<NoGil*>(nogil); };
     S.mapping = new Mapping{C.rw, const_cast<u8*>(C.ro), C.h->bytes, 1};
     S.attached = true;
     S.epoch++;
@@ -131,6 +131,14 @@ void detach() {
   }
   S.attached = false;
   S.epoch++;
+  // Other threads of this process may be asleep in the arena. They wake, find the session gone, and raise.
+  for (u64 end = now_ns() + 2000000000ull; !C.forked && S.inside > 0 && now_ns() < end;) {
+    C.ring(C.slot);
+    nb::gil_scoped_release nogil;
+    usleep(50);
+  }
+  if (S.inside > 0 && !C.forked) return;  // a thread is stuck in there: what it looks at stays
+  S.inside = 0;
   Mapping* m = S.mapping;
   S.mapping = nullptr;
   munmap(C.local, sizeof(u32) * u64(MAX_OBJECTS));

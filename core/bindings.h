@@ -21,6 +21,7 @@ struct State {
   bool attached = false;
   u32 epoch = 0;  // counts sessions of this process (and forks): references of older ones are dead
   Mapping* mapping = nullptr;
+  int inside = 0;  // threads that let go of the GIL in a copy, spin or sleep: the arena must stay mapped for them
   u32 block_depth = 0;
   u32 help_depth = 0;
   // Python callables, see set_hooks() in bindings.cpp
@@ -55,8 +56,14 @@ auto guarded(F f, decltype(f()) failed) -> decltype(f()) {
 
 class NoGil {
  public:
-  NoGil() : s_(PyEval_SaveThread()) {}
-  ~NoGil() { PyEval_RestoreThread(s_); }
+  NoGil() {
+    S.inside++;
+    s_ = PyEval_SaveThread();
+  }
+  ~NoGil() {
+    PyEval_RestoreThread(s_);
+    S.inside--;
+  }
 
  private:
   PyThreadState* s_;

@@ -575,48 +575,37 @@ PyObject* next_task(PyObject*, PyObject*) {
   return call_of(t);
 }
 
-struct Mailbox {
-  Actor* actor;
+struct Rung {
+  u32 seen;
 };
-bool has_mail(void* p) {
-  Actor* a = static_cast<Mailbox*>(p)->actor;
-  return a->count.load(std::memory_order_relaxed) > a->unready.load(std::memory_order_relaxed) ||
-         a->closing.load(std::memory_order_relaxed) || C.me->command.load(std::memory_order_relaxed) ||
-         C.h->stopping.load(std::memory_order_relaxed);
-}
+bool rung(void* p) { return C.me->ring.load(std::memory_order_relaxed) != static_cast<Rung*>(p)->seen; }
 
-// next_mail(actor handle, block) -> call; None: no mail now (block false) or the actor shall leave (block true)
+// next_mail(actor handle, block) -> call; None: no mail now (block false) or the actor shall leave (block true).
+// Everything an actor waits for rings it, so the ring is all it looks at between two looks into the mailbox.
 PyObject* next_mail(PyObject*, PyObject* const* args, Py_ssize_t n) {
   i64 handle;
   if (!arity("next_mail", n, 2) || !ints(args, 1, &handle) || !usable()) return nullptr;
   bool block = args[1] == Py_True;
-  Mailbox box{C.actor(Handle(handle))};
+  Actor* actor = C.actor(Handle(handle));
   Task* t = nullptr;
   bool ok = guarded([&] {
     for (;;) {
       C.check_usable();
-      if (C.h->stopping.load() || C.me->command.load() & CMD_EXIT || box.actor->closing.load() == 2) return true;
+      Rung r{C.me->ring.load(std::memory_order_seq_cst)};
+      if (C.h->stopping.load() || C.me->command.load() & CMD_EXIT || actor->closing.load() == 2) return true;
       t = C.take_mail(Handle(handle));
       if (t && t->flags & TASK_CANCELLED) {
         drop_cancelled(t);
         continue;
       }
       if (t || !block) return true;
-      if (box.actor->closing.load() && !box.actor->count.load()) return true;
+      if (actor->closing.load() && !actor->count.load()) return true;
       bool found;
       {
         NoGil nogil;
-        found = C.spin(has_mail, &box);
+        found = C.spin(rung, &r);
       }
-      if (found && !box.actor->closing.load()) continue;
-      u32 seen = C.me->ring.load(std::memory_order_seq_cst);
-      std::atomic_thread_fence(std::memory_order_seq_cst);
-      if (has_mail(&box)) {
-        if (!box.actor->closing.load() || box.actor->count.load() > box.actor->unready.load() || !box.actor->count.load() ||
-            C.me->command.load() || C.h->stopping.load())
-          continue;
-      }
-      if (nap(seen, 0) == Waited::FAILED) return false;
+      if (!found && nap(r.seen, 0) == Waited::FAILED) return false;
     }
   }, false);
   if (!ok) return nullptr;

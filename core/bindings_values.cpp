@@ -179,8 +179,9 @@ PyObject* load(Handle h) {
   if (view) {
     PyObject* args[] = {view, buffers};
     C.acquire(h);  // the pickle may drop the caller's reference while it is being read
+    u32 epoch = S.epoch;
     value = PyObject_Vectorcall(S.deserialize, args, 2, nullptr);
-    C.release(h);
+    if (S.attached && S.epoch == epoch && !C.forked) C.release(h);
   }
   Py_XDECREF(view);
   Py_DECREF(buffers);

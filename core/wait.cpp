@@ -116,6 +116,9 @@ bool Client::work_visible() const {
 
 bool Client::runnable() const {
   const Scheduler& s = h->sched;
+  // Pairs with the fence of wake_worker(): whoever gives resources back and looks here, or adds a task and looks
+  // there, the later of the two sees both.
+  std::atomic_thread_fence(std::memory_order_seq_cst);
   for (u32 i = 0, n = s.nshapes.load(std::memory_order_acquire); i < n; i++)
     if (s.shapes[i].length.load(std::memory_order_relaxed) && fits(s.shapes[i])) return true;
   return false;
@@ -125,7 +128,7 @@ bool Client::runnable() const {
 // next one if there is still more.
 void Client::wake_worker() {
   Scheduler& s = h->sched;
-  std::atomic_thread_fence(std::memory_order_seq_cst);
+  if (!runnable()) return;  // whoever gives back what it needs will look again
   if (any(s.spinning)) return;
   for (u32 w = 0; w < MAX_PROCESSES / 64; w++) {
     u64 bits = s.idle[w].load(std::memory_order_relaxed);
@@ -138,7 +141,7 @@ void Client::wake_worker() {
       bits &= ~bit;
     }
   }
-  if (!h->wanted.load(std::memory_order_relaxed) && runnable()) ring_supervisor();
+  if (!h->wanted.load(std::memory_order_relaxed)) ring_supervisor();
 }
 
 }  // namespace shoal

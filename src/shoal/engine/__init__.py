@@ -6,19 +6,26 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from shoal.engine.base import Engine
-from shoal.exceptions import NotInitializedError
+from shoal.exceptions import ForkedError, NotInitializedError
 
 _engine: Engine | None = None
 _implicit = True  # may a first use start a session by itself?
+_forked = False  # this process was forked from a participant
 
 
 def current() -> Engine:
     """The engine of the present session; a first use without `init()` starts a local session, as in Ray."""
     if _engine is not None:
         return _engine
+    if _forked:
+        raise ForkedError(
+            "this process was forked from a participant of a Shoal session and is not one itself: call shoal.init() here for a "
+            "session of its own, or use tasks and actors instead of fork()"
+        )
     if not _implicit:
         raise NotInitializedError(
             "there is no Shoal session in this process: it takes no part in one, or the session was shut down"
@@ -45,11 +52,23 @@ def start(address: str | None, settings: dict[str, Any]) -> Engine:
 
 def use(engine: Engine | None) -> None:
     """Make `engine` the current one (None: there is none any more)."""
-    global _engine
+    global _engine, _forked
     _engine = engine
+    if engine is not None:
+        _forked = False
 
 
 def forbid_implicit_start() -> None:
     """In a worker there is a session or there is an error: it never starts one of its own by accident."""
     global _implicit
     _implicit = False
+
+
+def _after_fork_in_child() -> None:
+    global _engine, _forked
+    if _engine is not None:
+        _engine = None
+        _forked = True
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -219,6 +219,6 @@ def main(config: dict[str, Any], output: int) -> None:
     gc.enable()
     try:
         worker.run_forever()
-    except exceptions.SessionError:
-        pass
+    except (exceptions.SessionError, KeyboardInterrupt):
+        pass  # the session is over; or a cancellation came just after its task's end: leaving is the safe answer
     worker.leave()
