@@ -32,6 +32,7 @@ constexpr u32 MAX_OBJECTS = 1u << 24;   // entries alive at a time (16.7 million
 constexpr u32 MAX_SHAPES = 256;         // distinct resource demands of a session
 constexpr u32 MAX_RESOURCES = 32;       // distinct resource names of a session
 constexpr u32 MAX_DEMANDS = 8;          // resource names in one demand
+constexpr u32 MAX_GPUS = 64;             // GPUs that are told apart
 constexpr u32 MAX_NAME = 128;           // bytes of a name shown to people
 constexpr u32 NUM_CLASSES = 32;         // small block sizes, see allocator.cpp
 constexpr u64 SMALL_LIMIT = 32768;      // larger blocks are runs of pages
@@ -100,6 +101,8 @@ struct alignas(64) Slot {
   Offset running;          // [slot] list of the task records this process executes (Task::qnext)
   u32 lease;               // [lock Scheduler::lock] shape + 1 whose demand this process has been granted
   u32 blocked;             // [lock Scheduler::lock] 1: the CPU part of the lease was given back while waiting
+  u64 gpus;                // [lock Scheduler::lock] bit per GPU that the lease gives this process ...
+  i64 gpu_share;           // ... and how much of each, in 1/10000
   Handle actor;            // [slot] the actor this process hosts
   std::atomic<u32> command;  // [word] requests to the process, CommandBits
   u32 pad0;
@@ -304,7 +307,8 @@ struct alignas(64) Scheduler {
   alignas(64) std::atomic<u64> idle[MAX_PROCESSES / 64];      // workers asleep; cleared by whoever wakes one
   alignas(64) std::atomic<u64> spinning[MAX_PROCESSES / 64];  // workers looking for work without sleeping
   alignas(64) std::atomic<u64> awake[MAX_PROCESSES / 64];     // processes that are not asleep in a wait
-  Resource resources[MAX_RESOURCES];
+  Resource resources[MAX_RESOURCES];  // CPU is always the first, GPU the second
+  i64 gpu_available[MAX_GPUS];        // [lock] of each GPU, in 1/10000
   Shape shapes[MAX_SHAPES];
 };
 

@@ -319,6 +319,8 @@ void set_resource(const std::string& name, i64 total) {
     Resource& r = C.h->sched.resources[id];
     tx.set(r.available, r.available.load() + total - r.total);
     tx.set(r.total, total);
+    if (name == "GPU")
+      for (u32 g = 0; g < MAX_GPUS; g++) tx.set(C.h->sched.gpu_available[g], i64(g) * 10000 < total ? i64(10000) : i64(0));
     tx.commit();
   });
 }
@@ -462,6 +464,19 @@ NB_MODULE(_core, m) {
   // scheduling
   m.def("resources", &resources);
   m.def("set_resource", &set_resource);
+  m.def("my_gpus", [] { return C.me->gpus; });
+  m.def("my_demand", [] {  // what this process has been granted: (resource, amount)
+    std::vector<std::pair<std::string, i64>> out;
+    if (!C.me->lease) return out;
+    const Shape& x = C.h->sched.shapes[C.me->lease - 1];
+    for (u32 k = 0; k < x.ndemands; k++) out.emplace_back(C.h->sched.resources[x.resource[k]].name, x.amount[k]);
+    return out;
+  });
+  m.def("free_slots", [] {
+    u32 n = 0;
+    for (u32 i = 0; i < MAX_PROCESSES; i++) n += C.slots[i].state.load(std::memory_order_relaxed) == SLOT_FREE;
+    return n;
+  });
   m.def("shape", &shape);
   m.def("task_attempt", [](u64 task) { return task_at(task)->attempt; });
   m.def("task_id", [](u64 task) { return task_at(task)->id; });

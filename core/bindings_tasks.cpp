@@ -294,18 +294,20 @@ bool parse_timeout(PyObject* o, u64* deadline, bool* now) {
 
 namespace {
 
-// get(ref, timeout): the value; raises what the task raised. Returns NotImplemented on a time-out.
+PyObject* timed_out;  // returned instead of a value, which could be any other object
+
+// get(ref, timeout): the value; raises what the task raised. Returns TIMED_OUT on a time-out.
 PyObject* get(PyObject*, PyObject* const* args, Py_ssize_t n) {
   Handle h;
   if (!arity("get", n, 2) || !live_ref(args[0], &h)) return nullptr;
-  Entry& e = C.entry(h);
-  if (e.state.load(std::memory_order_acquire) == ENTRY_READY) return load(h);
   u64 deadline;
   bool now;
   if (!parse_timeout(args[1], &deadline, &now)) return nullptr;
+  Entry& e = C.entry(h);
+  if (e.state.load(std::memory_order_acquire) == ENTRY_READY) return load(h);
   switch (wait_done(h, deadline, now)) {
     case Waited::FAILED: return nullptr;
-    case Waited::TIMEOUT: Py_RETURN_NOTIMPLEMENTED;
+    case Waited::TIMEOUT: return Py_NewRef(timed_out);
     default: return load_or_raise(h);
   }
 }
@@ -331,7 +333,7 @@ PyObject* get_many(PyObject*, PyObject* const* args, Py_ssize_t n) {
   }
   if (ok && !in_time) {
     Py_DECREF(seq);
-    Py_RETURN_NOTIMPLEMENTED;
+    return Py_NewRef(timed_out);
   }
   if (ok) out = PyList_New(count);
   for (Py_ssize_t i = 0; out && i < count; i++) {
@@ -769,6 +771,9 @@ PyObject* call_of(Task* t) {
                        kwargs, t->nreturns, int(t->flags));
 }
 
-bool ready_tasks(PyObject* module) { return PyModule_AddFunctions(module, functions) == 0; }
+bool ready_tasks(PyObject* module) {
+  timed_out = PyObject_CallNoArgs((PyObject*)&PyBaseObject_Type);
+  return timed_out && PyModule_AddObjectRef(module, "TIMED_OUT", timed_out) == 0 && PyModule_AddFunctions(module, functions) == 0;
+}
 
 }  // namespace shoal::py

@@ -197,6 +197,7 @@ struct Client {
   void link_running(Tx& tx, Task* t);
   void unlink_dep(Dep* d);
   bool fits(const Shape& s) const;
+  bool grant(Tx& tx, u32 shape);
   u32 rotor = 0, served = 0;
   Task* take_task();                           // nullptr: nothing to run now
   bool steal(Handle h, Task** out);            // the queued task that makes h, for ourselves

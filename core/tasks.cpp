@@ -60,15 +60,59 @@ u32 Client::shape_of(const std::vector<std::pair<std::string, i64>>& demand, boo
   return n;
 }
 
+constexpr u16 CPU = 0, GPU = 1;
+constexpr i64 UNIT = 10000;
+
+// The GPUs that would be given for a demand of `amount`: whole ones, or a share of one, the fullest that has room, so
+// that others stay whole. 0: there are none.
+static u64 choose_gpus(const Scheduler& s, i64 amount) {
+  u64 chosen = 0;
+  if (amount >= UNIT) {
+    for (u32 g = 0; g < MAX_GPUS && amount >= UNIT; g++)
+      if (s.gpu_available[g] == UNIT) {
+        chosen |= 1ull << g;
+        amount -= UNIT;
+      }
+    return amount < UNIT ? chosen : 0;
+  }
+  i64 least = UNIT + 1;
+  for (u32 g = 0; g < MAX_GPUS; g++)
+    if (s.gpu_available[g] >= amount && s.gpu_available[g] < least) {
+      least = s.gpu_available[g];
+      chosen = 1ull << g;
+    }
+  return chosen;
+}
+
 bool Client::fits(const Shape& x) const {
   for (u32 k = 0; k < x.ndemands; k++)
     if (h->sched.resources[x.resource[k]].available.load(std::memory_order_relaxed) < x.amount[k]) return false;
   return true;
 }
 
+// [Scheduler::lock] Grants the demand of shape `i` to this process; false: something is missing.
+bool Client::grant(Tx& tx, u32 i) {
+  Scheduler& s = h->sched;
+  const Shape& x = s.shapes[i];
+  if (!fits(x)) return false;
+  for (u32 k = 0; k < x.ndemands; k++) {
+    if (x.resource[k] != GPU) continue;
+    u64 gpus = choose_gpus(s, x.amount[k]);
+    if (!gpus) return false;  // there is enough in all, but not of one GPU
+    i64 share = x.amount[k] >= UNIT ? UNIT : x.amount[k];
+    for (u32 g = 0; g < MAX_GPUS; g++)
+      if (gpus >> g & 1) tx.set(s.gpu_available[g], s.gpu_available[g] - share);
+    tx.set(me->gpus, gpus);
+    tx.set(me->gpu_share, share);
+  }
+  take_resources(tx, x, 1, false);
+  tx.set(me->lease, i + 1);
+  return true;
+}
+
 void Client::take_resources(Tx& tx, const Shape& x, i64 sign, bool cpu_only) {
   for (u32 k = 0; k < x.ndemands; k++) {
-    if (cpu_only && x.resource[k] != 0) continue;
+    if (cpu_only && x.resource[k] != CPU) continue;
     auto& a = h->sched.resources[x.resource[k]].available;
     tx.set(a, a.load(std::memory_order_relaxed) - sign * x.amount[k]);
   }
@@ -80,10 +124,13 @@ void Client::release_lease_of(Slot& s) {
   if (!s.lease) return;
   const Shape& x = h->sched.shapes[s.lease - 1];
   for (u32 k = 0; k < x.ndemands; k++) {
-    if (s.blocked && x.resource[k] == 0) continue;
+    if (s.blocked && x.resource[k] == CPU) continue;
     auto& a = h->sched.resources[x.resource[k]].available;
     tx.set(a, a.load(std::memory_order_relaxed) + x.amount[k]);
   }
+  for (u32 g = 0; s.gpus && g < MAX_GPUS; g++)
+    if (s.gpus >> g & 1) tx.set(h->sched.gpu_available[g], h->sched.gpu_available[g] + s.gpu_share);
+  if (s.gpus) tx.set(s.gpus, u64(0));
   tx.set(s.lease, 0u);
   tx.set(s.blocked, 0u);
   tx.commit();
@@ -349,9 +396,7 @@ Task* Client::take_task() {
     Tx tx(*this);
     tx.lock(s.lock);
     tx.lock(x.lock);
-    if (!x.head || !fits(x)) continue;
-    take_resources(tx, x, 1, false);
-    tx.set(me->lease, i + 1);
+    if (!x.head || !grant(tx, i)) continue;
     Task* t = pop(tx, x);
     tx.commit();
     return t;

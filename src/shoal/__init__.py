@@ -10,7 +10,7 @@ The public names are all here. Where they live:
     engine/              where the work is done: the interface, and engine/local, the arena of this machine
 """
 
-from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from shoal import _futures, actor, exceptions, remote_function, runtime_context, sync, util
 from shoal._api import (
@@ -40,10 +40,17 @@ _futures.install()
 
 ObjectID = ObjectRef  # Ray's older name
 
-try:
-    __version__ = version("shoal")
-except PackageNotFoundError:  # used from a source tree
-    __version__ = "0.0.0"
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":  # looked up when asked for: importlib.metadata takes longer to import than all of shoal
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("shoal")
+        except PackageNotFoundError:  # used from a source tree
+            return "0.0.0"
+    raise AttributeError(f"module 'shoal' has no attribute {name!r}")
+
 
 __all__ = [
     "ActorClass",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, overload
 
@@ -279,9 +280,7 @@ def nodes() -> list[dict[str, Any]]:
 
 
 def get_gpu_ids() -> list[int]:
-    """The GPUs that the present task or actor may use (CUDA_VISIBLE_DEVICES)."""
-    import os
-
+    """The GPUs that the present task or actor may use, as its CUDA_VISIBLE_DEVICES says."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     return [int(x) for x in visible.split(",") if x.strip().isdigit()]
 

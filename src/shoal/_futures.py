@@ -6,16 +6,18 @@ this process. The loop then looks which of its references are done.
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 import os
 import threading
 import weakref
 from collections.abc import Generator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shoal import _core
 from shoal.engine import current
+
+if TYPE_CHECKING:  # imported when first needed: they take longer to import than the rest of shoal
+    import asyncio
+    import concurrent.futures
 
 
 class _LoopWaiter:
@@ -86,6 +88,8 @@ _background: asyncio.AbstractEventLoop | None = None
 
 def as_asyncio_future(ref: Any) -> asyncio.Future[Any]:
     """An asyncio future of the running loop for the value of `ref`."""
+    import asyncio
+
     loop = asyncio.get_running_loop()
     if _core.is_done(ref):
         future = loop.create_future()
@@ -104,6 +108,9 @@ def _await(self: Any) -> Generator[Any, None, Any]:
 
 def _future(self: Any) -> concurrent.futures.Future[Any]:
     """A `concurrent.futures.Future` for the value."""
+    import asyncio
+    import concurrent.futures
+
     if _core.is_done(self):
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
         _settle(future, self)
@@ -117,6 +124,8 @@ async def _wait_for(ref: Any) -> Any:
 
 def _background_loop() -> asyncio.AbstractEventLoop:
     global _background
+    import asyncio
+
     with _lock:
         if _background is None or _background.is_closed():
             _background = asyncio.new_event_loop()

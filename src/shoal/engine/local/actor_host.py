@@ -6,12 +6,10 @@ for a class with `async def` methods, on an event loop. All take calls from the 
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from shoal import _core, exceptions
@@ -47,7 +45,7 @@ def host(worker: Worker, task: int, class_key: int, args: Any, kwargs: Any) -> N
         cls = worker.engine.exports.load(class_key).target
         ref = _core.share(handle)
         me = worker.engine.make_handle(ref, name, class_key, settings["max_task_retries"])
-        worker.engine.default_call = {
+        worker.engine.process_facts = {
             "mode": "worker",
             "actor_id": me._actor_id,
             "actor_name": settings["name"],
@@ -58,7 +56,7 @@ def host(worker: Worker, task: int, class_key: int, args: Any, kwargs: Any) -> N
         }
         instance = cls(*rest, **(kwargs or {}))
     except BaseException as error:
-        worker.engine.default_call = {"mode": "worker"}
+        worker.engine.process_facts = {"mode": "worker"}
         _creation_failed(worker, task, handle, name, error)
         return
     del args, kwargs, rest
@@ -67,7 +65,7 @@ def host(worker: Worker, task: int, class_key: int, args: Any, kwargs: Any) -> N
     if not keep:
         _core.finish_silent(task)
     worker.name_now(settings["name"] or name)
-    server = _Host(worker, handle, name, instance, cls, settings)
+    server = Host(worker, handle, name, instance, cls, settings)
     code = server.serve()
     for stream in worker.streams:
         stream.flush()
@@ -108,7 +106,7 @@ def bury(handle: int, death_ref: Any, death: BaseException) -> None:
     _core.actor_drop_life(handle)
 
 
-class _Host:
+class Host:
     def __init__(
         self, worker: Worker, handle: int, class_name: str, instance: Any, cls: type, settings: dict[str, Any]
     ) -> None:
@@ -166,21 +164,21 @@ class _Host:
                 if nreturns == 1 and not flags & (STREAMING | DYNAMIC):
                     finish(task, value)
                 else:
-                    self._seal(task, method, value, nreturns, flags)
+                    self.seal(task, method, value, nreturns, flags)
             except BaseException as error:
-                self._failed(task, method, error, flags)
+                self.failed(task, method, error, flags)
             worker.current = None
             call = args = kwargs = value = None  # nothing of a call may outlive it here
             for stream in streams:
                 if stream._parts:
                     stream.flush()
 
-    def _seal(self, task: int, method: int, value: Any, nreturns: int, flags: int) -> None:
+    def seal(self, task: int, method: int, value: Any, nreturns: int, flags: int) -> None:
         from shoal.engine.local.worker import seal
 
         seal(self.engine, task, self.specs[method].name, value, nreturns, flags)
 
-    def _failed(self, task: int, method: int, error: BaseException, flags: int) -> None:
+    def failed(self, task: int, method: int, error: BaseException, flags: int) -> None:
         from shoal.engine.local.worker import fail
 
         spec = self.specs.get(method)
@@ -212,6 +210,8 @@ class _Host:
     # -- in threads ----------------------------------------------------------------------------------------
 
     def _serve_threads(self, concurrency: int, groups: dict[str, int]) -> None:
+        from concurrent.futures import ThreadPoolExecutor
+
         limits = {"": concurrency, **groups}
         pools = {g: ThreadPoolExecutor(n, thread_name_prefix=f"shoal-{g or 'actor'}") for g, n in limits.items()}
         # With a single group no more calls are taken than can run: the rest waits in the mailbox, visibly.
@@ -234,9 +234,9 @@ class _Host:
         try:
             if args is None:
                 raise kwargs
-            self._seal(task, method, self.methods[method](*args, **(kwargs or {})), nreturns, flags)
+            self.seal(task, method, self.methods[method](*args, **(kwargs or {})), nreturns, flags)
         except BaseException as error:
-            self._failed(task, method, error, flags)
+            self.failed(task, method, error, flags)
             if self.exit_code is not None:
                 self.worker.streams[0].flush()
                 os._exit(self.exit_code)
@@ -248,90 +248,8 @@ class _Host:
     # -- on an event loop ----------------------------------------------------------------------------------
 
     def _serve_async(self, concurrency: int, groups: dict[str, int]) -> None:
-        asyncio.run(_AsyncServer(self, concurrency, groups).run())
+        import asyncio
 
+        from shoal.engine.local.actor_loop import AsyncServer
 
-class _AsyncServer:
-    """Starts the calls of a mailbox as tasks of an event loop, at most `concurrency` at a time (per group)."""
-
-    def __init__(self, host: _Host, concurrency: int, groups: dict[str, int]) -> None:
-        self.host = host
-        self.limit = concurrency
-        self.groups = {name: asyncio.Semaphore(n) for name, n in groups.items()}
-        self.running: set[asyncio.Task[None]] = set()
-
-    async def run(self) -> None:
-        loop = asyncio.get_running_loop()
-        self.rung = asyncio.Event()
-        bridge = _core.Bridge()
-        loop.add_reader(bridge.fileno(), self._on_ring, bridge.fileno())
-        limit = self.limit + sum(s._value for s in self.groups.values())
-        handle = self.host.handle
-        while self.host.exit_code is None:
-            self.rung.clear()
-            seen = _core.ring_seen()
-            taken = 0
-            while len(self.running) < limit and (call := _core.next_mail(handle, False)) is not None:
-                task = loop.create_task(self._serve(call))
-                self.running.add(task)
-                task.add_done_callback(self._done)
-                taken += 1
-                if taken % 64 == 0:
-                    await asyncio.sleep(0)
-            call = None
-            info = _core.closing(handle)
-            if info == 2 or _core.stopping() or (info and not self.running and not _core.mail_count(handle)):
-                break
-            if not self.rung.is_set():
-                bridge.arm(seen)
-            await self.rung.wait()
-        loop.remove_reader(bridge.fileno())
-        bridge.close()
-
-    def _on_ring(self, fd: int) -> None:
-        try:
-            os.read(fd, 8)
-        except BlockingIOError:
-            pass
-        self.rung.set()
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self.running.discard(task)
-        if not self.running or len(self.running) >= self.limit - 1:
-            self.rung.set()
-
-    async def _serve(self, call: Any) -> None:
-        host = self.host
-        task, _, _, method, args, kwargs, nreturns, flags = call
-        del call
-        spec = host.specs.get(method)
-        group = self.groups.get((spec.options.get("concurrency_group") if spec else None) or "")
-        try:
-            if args is None:
-                raise kwargs
-            if group is not None:
-                await group.acquire()
-            value = host.methods[method](*args, **(kwargs or {}))
-            if inspect.isawaitable(value):
-                value = await value
-            if flags & STREAMING and hasattr(value, "__aiter__"):
-                async for item in value:
-                    _core.stream_item(task, item)
-                    _core.mark_streamed(task)
-                _core.finish(task, None)
-            elif nreturns == 1 and not flags & (STREAMING | DYNAMIC):
-                _core.finish(task, value)
-            else:
-                host._seal(task, method, value, nreturns, flags)
-        except BaseException as error:
-            host._failed(task, method, error, flags)
-            if host.exit_code is not None:
-                self.rung.set()
-            if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)):
-                return
-        finally:
-            if group is not None:
-                group.release()
-            for stream in host.worker.streams:
-                if stream._parts:
-                    stream.flush()
+        asyncio.run(AsyncServer(self, concurrency, groups).run())

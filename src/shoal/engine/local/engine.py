@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from shoal import _core, exceptions, serialization
@@ -39,8 +38,9 @@ class LocalEngine(Engine):
         self.exports = Exports()
         self.namespace: str = config["namespace"]
         self._handle_classes: dict[int, type[ActorHandle]] = {}
-        self._here = threading.local()  # what runs in this thread, see context()
-        self.default_call: dict[str, Any] = {}  # the same for threads that the user started
+        # For context(): what is true of this process, and of the call that it runs.
+        self.process_facts: dict[str, Any] = {}
+        self.running: Callable[[], dict[str, Any]] = dict
 
     # -- tasks ----------------------------------------------------------------------------------------------
 
@@ -107,6 +107,10 @@ class LocalEngine(Engine):
             except ValueError:
                 pass
         class_key = self._prepare_class(cls)
+        if not _core.free_slots():
+            raise exceptions.LimitError(
+                "MAX_PROCESSES", _core.MAX_PROCESSES, "every actor is a process; end some, or let one actor do more"
+            )
         shape = self._shape(options, 0.0, f"actor {cls.__name__}")
         restarts = options.get("max_restarts") or 0
         detached = options.get("lifetime") == "detached"
@@ -228,13 +232,13 @@ class LocalEngine(Engine):
 
     def get(self, ref: Any, timeout: float | None) -> Any:
         value = _core.get(ref, timeout)
-        if value is NotImplemented:
+        if value is _core.TIMED_OUT:
             raise exceptions.GetTimeoutError(f"{ref!r} was not ready within {timeout} seconds")
         return value
 
     def get_many(self, refs: Sequence[Any], timeout: float | None) -> list[Any]:
         values = _core.get_many(refs, timeout)
-        if values is NotImplemented:
+        if values is _core.TIMED_OUT:
             missing = len(refs) - len(_core.first_done(list(refs)))
             raise exceptions.GetTimeoutError(f"{missing} of {len(refs)} objects were not ready within {timeout} seconds")
         return list(values) if not isinstance(values, list) else values
@@ -301,12 +305,7 @@ class LocalEngine(Engine):
             }
         ]
 
-    def set_call(self, call: dict[str, Any] | None) -> None:
-        """What this thread runs from now on (None: nothing)."""
-        self._here.call = call
-
     def context(self) -> dict[str, Any]:
-        call = getattr(self._here, "call", None) or self.default_call
         return {
             "session_name": f"session_{self.session:016x}",
             "node_id": f"{self.session:056x}",
@@ -314,7 +313,8 @@ class LocalEngine(Engine):
             "namespace": self.namespace,
             "worker_id": f"{self.session:016x}{_core.slot():08x}",
             "pid": os.getpid(),
-            **call,
+            **self.process_facts,
+            **self.running(),
         }
 
     def shutdown(self) -> None:

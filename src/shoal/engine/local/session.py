@@ -91,7 +91,9 @@ class Session:
             "cpus": units["CPU"] / RESOURCE_UNIT,
             "driver": self.owner,
             "log_to_driver": True if log is None else bool(log),
-            "cwd": os.getcwd(),
+            "gpus": units["GPU"] > 0,
+            # The devices that "GPU 0", "GPU 1", ... stand for; empty: their numbers.
+            "gpu_names": [x.strip() for x in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if x.strip()],
         }
         hooks.install(None)
         memfd, eventfd = _core.create_arena(int(arena), usable_cpus())
@@ -99,8 +101,8 @@ class Session:
         self.supervisor = 0
         try:
             _core.label("driver")
-            # CPU comes first: the core knows it as resource 0.
-            for name in ("CPU", *sorted(set(units) - {"CPU"})):
+            # The core knows CPU as resource 0 and GPU as resource 1.
+            for name in ("CPU", "GPU", *sorted(set(units) - {"CPU", "GPU"})):
                 _core.set_resource(name, units[name])
             _core.set_config(_core.put(config, False))
             read_end, write_end = make_pipe()
@@ -116,7 +118,7 @@ class Session:
         self.printer = OutputPrinter(read_end)
         config["on_shutdown"] = self.end
         self.engine = LocalEngine(config)
-        self.engine.default_call = {"mode": "driver"}
+        self.engine.process_facts = {"mode": "driver"}
         # At the exit of the interpreter, before its threads are waited for: a thread may be waiting in get().
         atexit.register(self.end)
 

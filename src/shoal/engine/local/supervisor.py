@@ -73,6 +73,10 @@ class Supervisor:
     def run(self) -> None:
         for _ in range(self.cpus):
             self.fork_worker()
+        # Later workers get these ready-made; the first ones should not wait for them.
+        import asyncio  # noqa: F401
+        import concurrent.futures.thread  # noqa: F401
+
         timeout: float | None = 0
         while not self.ending:
             events = self.selector.select(timeout)

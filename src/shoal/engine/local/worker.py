@@ -16,6 +16,7 @@ from typing import Any
 
 from shoal import _core, exceptions
 from shoal import engine as engines
+from shoal._options import RESOURCE_UNIT
 from shoal.engine.local import hooks
 from shoal.engine.local.engine import (
     CREATE_ACTOR,
@@ -38,7 +39,9 @@ class Worker:
     def __init__(self, config: dict[str, Any], output: int) -> None:
         self.engine = LocalEngine(config)
         self.streams = (TaskStream(output, 1), TaskStream(output, 2))
-        self.log = config["log_to_driver"]
+        self.has_gpus = config["gpus"]
+        self._gpus = -1
+        self.engine.running = self.describe
         self.current: int | None = None  # the task that runs in the main thread
         self._named = ""
 
@@ -60,8 +63,31 @@ class Worker:
                 stream.flush()
                 stream.name_now = name
 
+    def describe(self) -> dict[str, Any]:
+        """For get_runtime_context(): the call that runs now."""
+        if self.current is None:
+            return {}
+        demand = {name: amount if name == "memory" else amount / RESOURCE_UNIT for name, amount in _core.my_demand()}
+        return {
+            "task_id": f"{_core.task_id(self.current):048x}",
+            "task_name": self._named,
+            "attempt": _core.task_attempt(self.current),
+            "resources": demand,
+        }
+
+    def show_gpus(self) -> None:
+        """CUDA_VISIBLE_DEVICES names the GPUs that were granted to this process."""
+        gpus = _core.my_gpus()
+        if gpus != self._gpus:
+            self._gpus = gpus
+            names = self.engine.config["gpu_names"]
+            mine = [i for i in range(64) if gpus >> i & 1]
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[i] if i < len(names) else str(i) for i in mine)
+
     def run(self, call: Any) -> None:
         task, kind, function, _method, args, kwargs, nreturns, flags = call
+        if self.has_gpus:
+            self.show_gpus()
         if kind == CREATE_ACTOR:
             from shoal.engine.local import actor_host
 
@@ -211,7 +237,7 @@ def main(config: dict[str, Any], output: int) -> None:
     hooks.install(worker.run)
     engines.use(worker.engine)
     engines.forbid_implicit_start()
-    worker.engine.default_call = {"mode": "worker"}
+    worker.engine.process_facts = {"mode": "worker"}
     signal.signal(signal.SIGINT, worker.interrupted)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     faulthandler.enable(file=2)
