@@ -66,6 +66,15 @@ bool Client::mail(Task* t) {
   return true;
 }
 
+void Client::unlink_mail(Tx& tx, Actor* a, Task* t) {  // [Actor::lock]
+  if (t->qprev) tx.set(at<Task>(t->qprev)->qnext, t->qnext);
+  else tx.set(a->head, t->qnext);
+  if (t->qnext) tx.set(at<Task>(t->qnext)->qprev, t->qprev);
+  else tx.set(a->tail, t->qprev);
+  tx.set(a->count, a->count.load(std::memory_order_relaxed) - 1);
+  if (t->unready.load(std::memory_order_relaxed)) tx.set(a->unready, a->unready.load(std::memory_order_relaxed) - 1);
+}
+
 Task* Client::take_mail_any(Handle handle, bool also_unready) {
   Actor* a = actor(handle);
   if (!a->count.load(std::memory_order_acquire)) return nullptr;
@@ -87,12 +96,7 @@ Task* Client::take_mail_any(Handle handle, bool also_unready) {
     }
   }
   if (!t) return nullptr;
-  if (t->qprev) tx.set(at<Task>(t->qprev)->qnext, t->qnext);
-  else tx.set(a->head, t->qnext);
-  if (t->qnext) tx.set(at<Task>(t->qnext)->qprev, t->qprev);
-  else tx.set(a->tail, t->qprev);
-  tx.set(a->count, a->count.load(std::memory_order_relaxed) - 1);
-  if (t->unready.load(std::memory_order_relaxed)) tx.set(a->unready, a->unready.load(std::memory_order_relaxed) - 1);
+  unlink_mail(tx, a, t);
   link_running(tx, t);
   tx.commit();
   return t;

@@ -524,8 +524,6 @@ bool worker_has_reason(void*) {
   return C.work_visible() || C.me->command.load(std::memory_order_relaxed) || C.h->stopping.load(std::memory_order_relaxed);
 }
 
-void drop_cancelled(Task* t) { C.finish(t); }
-
 // next_task() -> call, or None: leave
 PyObject* next_task(PyObject*, PyObject*) {
   if (!usable()) return nullptr;
@@ -552,11 +550,6 @@ PyObject* next_task(PyObject*, PyObject*) {
         }
       }
       if (t) {
-        if (t->flags & TASK_CANCELLED) {
-          drop_cancelled(t);
-          t = nullptr;
-          continue;
-        }
         return true;
       }
       if (C.me->lease) {
@@ -596,10 +589,6 @@ PyObject* next_mail(PyObject*, PyObject* const* args, Py_ssize_t n) {
       Rung r{C.me->ring.load(std::memory_order_seq_cst)};
       if (C.h->stopping.load() || C.me->command.load() & CMD_EXIT || actor->closing.load() == 2) return true;
       t = C.take_mail(Handle(handle));
-      if (t && t->flags & TASK_CANCELLED) {
-        drop_cancelled(t);
-        continue;
-      }
       if (t || !block) return true;
       if (actor->closing.load() && !actor->count.load()) return true;
       bool found;
@@ -699,14 +688,14 @@ PyObject* requeue(PyObject*, PyObject* task) {
   Py_RETURN_NONE;
 }
 
-// cancel_queued(ref) -> (task, mine) | None: it runs or is done; mine: it is in our running list
+// cancel_queued(ref) -> task, ours to fail | None: it runs or is done
 PyObject* cancel_queued(PyObject*, PyObject* ref) {
   Handle h;
   if (!live_ref(ref, &h)) return nullptr;
   Task* t = nullptr;
   if (!guarded([&] { return C.cancel_queued(h, &t), true; }, false)) return nullptr;
   if (!t) Py_RETURN_NONE;
-  return Py_BuildValue("(KO)", (unsigned long long)C.offset(t), t->state.load() == TASK_RUNNING ? Py_True : Py_False);
+  return PyLong_FromUnsignedLongLong(C.offset(t));
 }
 
 PyMethodDef functions[] = {

@@ -227,6 +227,7 @@ struct Client {
   u64 mail_count(Handle h) const { return actor(h)->count.load(std::memory_order_relaxed); }
   Task* take_mail(Handle h);
   Task* take_mail_any(Handle h, bool also_unready);
+  void unlink_mail(Tx& tx, Actor* a, Task* t);
   void actor_restarting(Handle h);
   void actor_alive(Handle h);
   Task* take_all_mail(Handle h);               // supervisor: unlinks one call of a dead actor

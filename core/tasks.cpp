@@ -305,6 +305,7 @@ void Client::ready(Tx& tx, Task* t) {
   if (t->kind == TASK_ACTOR_CALL) {
     Actor* a = actor(t->actor);
     tx.lock(a->lock);
+    if (t->state.load(std::memory_order_relaxed) != TASK_QUEUED) return;  // taken out of a dead actor's mailbox meanwhile
     tx.set(a->unready, a->unready.load(std::memory_order_relaxed) - 1);
     if (a->state.load(std::memory_order_relaxed) == ACTOR_ALIVE) to_ring.push_back(a->slot.load());
     return;
@@ -504,6 +505,9 @@ void Client::stream_advance(Task* t) {
   tx.commit();
 }
 
+// Takes the task that makes `handle` away from wherever it waits; it is in our running list then, for us to fail.
+// If it still waits for arguments, one more `unready` sees to it that their arrival cannot make it ready behind our
+// back; finish() takes it out of their lists.
 bool Client::cancel_queued(Handle handle, Task** out) {
   Entry& e = entry(handle);
   Tx tx(*this);
@@ -511,25 +515,22 @@ bool Client::cancel_queued(Handle handle, Task** out) {
   if (!e.task) return false;
   Task* t = at<Task>(e.task);
   tx.lock(t->lock);
-  u32 state = t->state.load(std::memory_order_acquire);
-  if (state == TASK_WAITING || (state == TASK_QUEUED && t->kind == TASK_ACTOR_CALL)) {
-    // It stays where it is; whoever takes it out later sees the flag and throws it away.
-    if (t->kind == TASK_ACTOR_CALL) {
-      tx.lock(actor(t->actor)->lock);
-      if (t->state.load(std::memory_order_relaxed) != TASK_QUEUED) return false;
-    }
-    if (t->flags & TASK_CANCELLED) return false;
-    tx.set(t->flags, u16(t->flags | TASK_CANCELLED));
-    tx.commit();
-    *out = t;
-    return true;
+  u32 state = t->state.load(std::memory_order_acquire), unready = t->unready.load(std::memory_order_relaxed);
+  if (state == TASK_QUEUED && t->kind == TASK_ACTOR_CALL) {
+    Actor* a = actor(t->actor);
+    tx.lock(a->lock);
+    if (t->state.load(std::memory_order_relaxed) != TASK_QUEUED) return false;
+    unlink_mail(tx, a, t);
+  } else if (state == TASK_QUEUED) {
+    Shape& x = h->sched.shapes[t->shape];
+    tx.lock(x.lock);
+    if (t->state.load(std::memory_order_relaxed) != TASK_QUEUED) return false;
+    unlink_queued(tx, t);
+  } else if (state != TASK_WAITING) {
+    return false;
   }
-  if (state != TASK_QUEUED) return false;
-  Shape& x = h->sched.shapes[t->shape];
-  tx.lock(x.lock);
-  if (t->state.load(std::memory_order_relaxed) != TASK_QUEUED) return false;
+  if (unready) tx.set(t->unready, unready + 1);
   tx.set(t->flags, u16(t->flags | TASK_CANCELLED));
-  unlink_queued(tx, t);
   link_running(tx, t);
   tx.commit();
   *out = t;

@@ -125,8 +125,11 @@ class ActorHandle:
         return f"{self._ref._handle:032x}"
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name.endswith("__"):
-            raise AttributeError(name)
+        if _is_special(name):
+            spec = self._method_specs.get(name)
+            if spec is None:
+                raise AttributeError(name)
+            return ActorMethod(self, spec)
         known = ", ".join(sorted(n for n in self._method_specs if not n.startswith("_"))) or "none"
         raise AttributeError(f"actor class {self._class_name} has no method {name!r}; its methods are: {known}")
 
@@ -143,8 +146,16 @@ class ActorHandle:
         return f"Actor({self._class_name}, {self._actor_id})"
 
 
+def _is_special(name: str) -> bool:
+    return name.startswith("__") and name.endswith("__")
+
+
 def handle_class(class_name: str, specs: dict[str, MethodSpec]) -> type[ActorHandle]:
-    members: dict[str, Any] = {name: _Method(spec) for name, spec in specs.items()}
+    # A class's __repr__, __eq__ or __len__ is not its handles' own: those are found by __getattr__ only. Nor may a
+    # method take the place of what a handle is made of.
+    members: dict[str, Any] = {
+        name: _Method(spec) for name, spec in specs.items() if not _is_special(name) and not hasattr(ActorHandle, name)
+    }
     members.update(__slots__=(), _method_specs=specs, __module__=__name__)
     return type("ActorHandle", (ActorHandle,), members)
 
@@ -157,7 +168,7 @@ def method_table(cls: type) -> dict[str, MethodSpec]:
     """The methods that can be called remotely, in an order that all processes agree on."""
     found = {}
     for name, function in inspect.getmembers(cls, callable):
-        if isinstance(inspect.getattr_static(cls, name), type) or (name.startswith("__") and name not in cls.__dict__):
+        if isinstance(inspect.getattr_static(cls, name), type) or (_is_special(name) and not _written_for(cls, name)):
             continue
         if name in _NEVER_REMOTE:
             continue
@@ -172,6 +183,12 @@ def method_table(cls: type) -> dict[str, MethodSpec]:
     specs["__ray_ready__"] = MethodSpec("__ray_ready__", READY_INDEX, {}, False)
     specs["__ray_terminate__"] = MethodSpec("__ray_terminate__", TERMINATE_INDEX, {}, False)
     return specs
+
+
+def _written_for(cls: type, name: str) -> bool:
+    """Whether a class written in Python defines it: not one of the special methods that all objects have."""
+    heap_type = 1 << 9
+    return any(name in vars(kind) for kind in cls.__mro__ if kind.__flags__ & heap_type)
 
 
 CALL_INDEX, READY_INDEX, TERMINATE_INDEX = 1_000_000, 1_000_001, 1_000_002

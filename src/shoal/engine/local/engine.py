@@ -248,11 +248,9 @@ class LocalEngine(Engine):
         return result
 
     def cancel(self, ref: Any, force: bool, recursive: bool) -> None:
-        found = _core.cancel_queued(ref)
-        if found is not None:
-            task, mine = found
-            error = exceptions.TaskCancelledError(f"{_core.task_id(task):x}")
-            _core.fail(task, error, mine)
+        task = _core.cancel_queued(ref)
+        if task is not None:
+            _core.fail(task, exceptions.TaskCancelledError(f"{_core.task_id(task):x}"), True)
             return
         running = _core.producer(ref)
         if running is None:
