@@ -32,6 +32,7 @@ Handle Client::create_actor(u32 shape, Handle class_object, const std::string& n
     tx.commit();
   }
   publish(handle, false);
+  h->actors.fetch_add(1);
   return handle;
 }
 

@@ -13,6 +13,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <thread>
 
@@ -332,15 +333,20 @@ nb::tuple shape(const std::vector<std::pair<std::string, i64>>& demand) {
   return nb::make_tuple(id, feasible);
 }
 
-// Is there work that nobody looks at? (shapes' queue lengths that fit, any idle worker)
+// How many queued tasks could run now, as far as resources go, and how many workers are looking for one.
 nb::tuple demand() {
   Scheduler& s = C.h->sched;
-  u64 fits = 0;
-  for (u32 i = 0, n = s.nshapes.load(); i < n; i++)
-    if (C.fits(s.shapes[i])) fits += s.shapes[i].length.load();
+  u64 could_run = 0;
+  for (u32 i = 0, n = s.nshapes.load(); i < n; i++) {
+    Shape& x = s.shapes[i];
+    i64 fit = x.length.load();
+    for (u32 k = 0; k < x.ndemands; k++)
+      if (x.amount[k] > 0) fit = std::min(fit, std::max<i64>(0, s.resources[x.resource[k]].available.load() / x.amount[k]));
+    could_run += u64(fit);
+  }
   u32 idle = 0;
   for (u32 w = 0; w < MAX_PROCESSES / 64; w++) idle += u32(__builtin_popcountll(s.idle[w].load() | s.spinning[w].load()));
-  return nb::make_tuple(fits, idle);
+  return nb::make_tuple(could_run, idle);
 }
 
 u64 ref_handle(nb::handle ref) {
@@ -472,11 +478,7 @@ NB_MODULE(_core, m) {
     for (u32 k = 0; k < x.ndemands; k++) out.emplace_back(C.h->sched.resources[x.resource[k]].name, x.amount[k]);
     return out;
   });
-  m.def("free_slots", [] {
-    u32 n = 0;
-    for (u32 i = 0; i < MAX_PROCESSES; i++) n += C.slots[i].state.load(std::memory_order_relaxed) == SLOT_FREE;
-    return n;
-  });
+  m.def("actors", [] { return C.h->actors.load(); });
   m.def("shape", &shape);
   m.def("task_attempt", [](u64 task) { return task_at(task)->attempt; });
   m.def("task_id", [](u64 task) { return task_at(task)->id; });
@@ -538,6 +540,7 @@ NB_MODULE(_core, m) {
   m.def("actor_drop_life", [](u64 h) {  // the actor's own reference to itself, once it is dead
     call([&] {
       Actor* a = C.actor(h);
+      C.h->actors.fetch_sub(1);
       bool detached = a->detached;
       a->detached = 0;
       if (detached) C.drop_contained(h);

@@ -21,6 +21,7 @@ ACTOR_NAMES, LOCK_NAMES = 1, 2  # NameSpace
 CMD_CANCEL, CMD_KILL = 2, 4  # CommandBits
 ACTOR_STATES = ("PENDING", "ALIVE", "RESTARTING", "DEAD")
 DEFAULT_RETRIES = 3
+RESERVED_PROCESSES = 64  # of the limit: for driver, supervisor, workers, guests
 
 _EXTRAS_OF_TASK = ("retry_exceptions", "max_calls", "runtime_env")
 
@@ -107,9 +108,9 @@ class LocalEngine(Engine):
             except ValueError:
                 pass
         class_key = self._prepare_class(cls)
-        if not _core.free_slots():
+        if _core.actors() >= _core.MAX_PROCESSES - RESERVED_PROCESSES:
             raise exceptions.LimitError(
-                "MAX_PROCESSES", _core.MAX_PROCESSES, "every actor is a process; end some, or let one actor do more"
+                "MAX_PROCESSES", _core.MAX_PROCESSES - RESERVED_PROCESSES, "every actor is a process; end some, or let one actor do more"
             )
         shape = self._shape(options, 0.0, f"actor {cls.__name__}")
         restarts = options.get("max_restarts") or 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import selectors
 import signal
 import sys
@@ -68,6 +69,11 @@ class Supervisor:
         self.idle_since: float | None = None
         self.ending = False
 
+    def raise_file_limit(self) -> None:
+        """Three descriptors for each worker add up; the workers themselves get the user's limit back."""
+        self.file_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (self.file_limit[1], self.file_limit[1]))
+
     # -- the loop -------------------------------------------------------------------------------------------
 
     def run(self) -> None:
@@ -80,9 +86,11 @@ class Supervisor:
         timeout: float | None = 0
         while not self.ending:
             events = self.selector.select(timeout)
-            _core.supervisor_looks()
             for key, _ in events:
                 key.data(key)
+            # Only now, after the eventfd was read and before anything is looked at: whoever rings from here on writes to
+            # the eventfd again. (The other way round a ring between the two would be read away and never looked at.)
+            _core.supervisor_looks()
             if _core.stopping():
                 break
             timeout = self.look()
@@ -114,24 +122,22 @@ class Supervisor:
                 starting += 1
             if role != _core.ACTOR:
                 workers += 1
-        waiting, idle = _core.demand()
+        could_run, idle = _core.demand()
+        missing = max(could_run - idle, self.cpus - workers) - starting
+        if missing <= 0:
+            return GROW_AGAIN_S if starting else None
         now = time.monotonic()
-        if workers < self.cpus:
-            self.fork_worker()
-            return 0
-        if not waiting or idle:
-            return None
-        if starting:
-            return GROW_AGAIN_S
-        if now < self.next_growth:
-            return self.next_growth - now
+        if workers >= CROWD * self.cpus + 8:  # many already, all busy: tasks that demand no CPU, probably
+            if now < self.next_growth:
+                return self.next_growth - now
+            missing = 1
+            self.next_growth = now + CROWD_PAUSE_S
         try:
-            self.fork_worker()
+            for _ in range(min(missing, max(2, self.cpus))):
+                self.fork_worker()
         except exceptions.LimitError:
-            return CROWD_PAUSE_S
-        pause = GROW_AGAIN_S if workers < CROWD * self.cpus + 8 else CROWD_PAUSE_S
-        self.next_growth = now + pause
-        return pause
+            return CROWD_PAUSE_S  # they wait until another process has ended
+        return GROW_AGAIN_S
 
     def _shrink(self) -> float | None:
         workers = [p for p in _core.processes() if p["role"] == _core.WORKER]
@@ -178,7 +184,7 @@ class Supervisor:
         self.selector.register(pidfd, selectors.EVENT_READ, lambda _key: self.bury_process(child))
         for stream, fd in enumerate(child.output, 1):
             os.set_blocking(fd, False)
-            self.selector.register(fd, selectors.EVENT_READ, lambda _key, s=stream, f=fd: self._forward(child, s, f))
+            self.selector.register(fd, selectors.EVENT_READ, lambda _key, s=stream: self._forward(child, s))
 
     def _be_worker(self, slot: int, parent: int, pipes: list[tuple[int, int]]) -> None:
         try:
@@ -198,6 +204,7 @@ class Supervisor:
                     except OSError:
                         pass
             os.close(self.driver)
+            resource.setrlimit(resource.RLIMIT_NOFILE, self.file_limit)
             from shoal.engine.local import worker
 
             worker.main(self.config, self.output)
@@ -210,7 +217,10 @@ class Supervisor:
 
     # -- output ---------------------------------------------------------------------------------------------
 
-    def _forward(self, child: Child, stream: int, fd: int) -> None:
+    def _forward(self, child: Child, stream: int) -> None:
+        fd = child.output[stream - 1]
+        if fd < 0:
+            return
         try:
             data = os.read(fd, 1 << 16)
         except BlockingIOError:
@@ -218,14 +228,16 @@ class Supervisor:
         except OSError:
             data = b""
         if not data:
-            try:
-                self.selector.unregister(fd)
-                os.close(fd)
-            except (KeyError, OSError):
-                pass
-            return
-        if self.config["log_to_driver"]:
+            self._close_output(child, stream)
+        elif self.config["log_to_driver"]:
             send(self.output, stream, child.pid, _core.slot_info(child.slot)[4], data)
+
+    def _close_output(self, child: Child, stream: int) -> None:
+        fd = child.output[stream - 1]
+        child.output[stream - 1] = -1  # the next child may get the same number
+        if fd >= 0:
+            self.selector.unregister(fd)
+            os.close(fd)
 
     # -- deaths ---------------------------------------------------------------------------------------------
 
@@ -238,12 +250,9 @@ class Supervisor:
             code = -signal.SIGKILL
         self.selector.unregister(child.pidfd)
         os.close(child.pidfd)
-        for stream, fd in enumerate(child.output, 1):
-            if fd in self.selector.get_map():
-                self._forward(child, stream, fd)
-                if fd in self.selector.get_map():
-                    self.selector.unregister(fd)
-                    os.close(fd)
+        for stream in (1, 2):
+            self._forward(child, stream)
+            self._close_output(child, stream)
         del self.children[child.slot]
         slot = child.slot
         _, role, _, actor, label = _core.slot_info(slot)
@@ -339,9 +348,8 @@ class Supervisor:
                 os.waitpid(child.pid, 0)
             except ChildProcessError:
                 pass
-            for stream, fd in enumerate(child.output, 1):
-                if fd in self.selector.get_map():
-                    self._forward(child, stream, fd)
+            for stream in (1, 2):
+                self._forward(child, stream)
         os._exit(0)
 
 
@@ -373,6 +381,7 @@ def main(boot: dict[str, Any]) -> None:
         pass
     from shoal.engine.local import worker  # noqa: F401  (for the same reason)
 
+    supervisor.raise_file_limit()
     gc.collect()
     gc.freeze()
     try:
