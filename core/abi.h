@@ -128,7 +128,7 @@ enum EntryState : u32 {
   ENTRY_FAILED = 4,    // the payload is the exception
   ENTRY_DISPOSING = 5, // no reference is left; `creator` is taking it apart
 };
-enum Kind : u8 { KIND_VALUE = 0, KIND_MUTABLE = 1, KIND_LOCK = 2, KIND_ACTOR = 3 };
+enum Kind : u8 { KIND_VALUE = 0, KIND_MUTABLE = 1, KIND_LOCK = 2, KIND_ACTOR = 3, KIND_QUEUE = 5 };
 enum EntryFlags : u8 { FLAG_INLINE = 1, FLAG_HAS_BLOCK = 2 };
 
 // An object. Who may touch what:
@@ -336,6 +336,22 @@ struct alignas(64) Actor {
   u32 detached;
   u64 started_ns;
   char name[MAX_NAME];       // class name, for people
+};
+
+// ---------------------------------------------------------------------------------------------- queues
+
+// A queue of objects: the payload of an entry of KIND_QUEUE. `items` is a block of its own, a ring of `room` handles of
+// which those from `head` to `tail` (counted from the beginning of time) are in the queue; each counts as one
+// `contained` of its object. An item goes in, or comes out into the hands of the getter, in one transaction, so the
+// death of either side neither loses nor doubles one. All [lock]; the counts are read by anybody as a hint.
+struct alignas(64) Queue {
+  SpinLock lock;
+  u32 limit;        // items; 0 = no limit
+  std::atomic<u64> head, tail;
+  Offset items;
+  u64 room;
+  u32 getter, putter;  // who waits for an item, for room: as Entry::waiter
+  u64 pad;
 };
 
 // ----------------------------------------------------------------------------------------------- names

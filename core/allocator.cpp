@@ -156,7 +156,7 @@ void Client::commit_block(Offset block, u64 size) {
   bool cold = p.warmth & COLD_SOME;
   if (!cold && size < POPULATE_FROM) return;
   u64 len = u64(p.len) * PAGE;
-  void* others = len >= LONG_CALL && let_others_run ? let_others_run() : nullptr;
+  void* others = len >= LONG_CALL && let_others_run && !in_tx ? let_others_run() : nullptr;
   int error = madvise(rw + block, len, 23 /* MADV_POPULATE_WRITE */) != 0 ? errno : 0;
   if (others) come_back(others);
   if (error) {
@@ -303,9 +303,14 @@ void Client::ensure_block(u64 size) {
   if (!me->blocks[cls].count) refill_class(cls);
 }
 
+// A change may take and free several large blocks.
+void Client::lock_heap(Tx& tx) {
+  if (h->heap.lock.owner.load(std::memory_order_relaxed) != slot + 1) tx.lock(h->heap.lock);
+}
+
 Offset Client::alloc_block(Tx& tx, u64 size) {
   if (size > SMALL_LIMIT) {
-    tx.lock(h->heap.lock);
+    lock_heap(tx);
     return page_offset(alloc_run(tx, (size + PAGE - 1) / PAGE));
   }
   BlockCache& cache = me->blocks[class_of(size)];
@@ -327,7 +332,7 @@ void Client::free_block(Tx& tx, Offset block) {
     tx.set(cache.count, cache.count + 1);
     if (cache.count > cache_limit(cls)) surplus |= 1u << cls;
   } else {
-    tx.lock(h->heap.lock);
+    lock_heap(tx);
     u64 cold = p.warmth & COLD_SOME;
     free_run(tx, page_of(block), u8(WARM_SOME | cold));
     if (h->heap.warm_free.load(std::memory_order_relaxed) > TRIM_PAGES && !h->heap.trim_armed.load(std::memory_order_relaxed) &&

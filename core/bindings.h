@@ -111,7 +111,20 @@ bool parse_timeout(PyObject* o, u64* deadline, bool* now);
 PyObject* call_of(Task* t);  // what a worker needs to run it
 bool ready_tasks(PyObject* module);
 
+// This process waits: its CPU is lent out.
+struct Blocking {
+  bool on = false;
+  void begin();
+  void end();
+  ~Blocking();
+};
+// One sleep until something happens to this process. FAILED: an exception is set.
+Waited nap(u32 seen, u64 deadline);
+
 // ----------------------------------------------------------------------------- sync (bindings_sync.cpp)
 bool ready_sync(PyObject* module);
+
+// ------------------------------------------------------------------- containers (bindings_queue.cpp)
+bool ready_containers(PyObject* module);
 
 }  // namespace shoal::py

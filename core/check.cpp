@@ -147,6 +147,11 @@ struct Audit {
       }
       task(e.task);
       for (Offset o = e.dependents; o; o = c.at<Dep>(o)->next) task(c.at<Dep>(o)->task);
+      if (e.kind == KIND_QUEUE && state == ENTRY_READY) {
+        Queue* q = c.queue(h);
+        block(q->items, name(h));
+        for (u64 k = q->head.load(); k < q->tail.load(); k++) contained[index_of(c.at<Handle>(q->items)[k % q->room])]++;
+      }
       if (e.kind == KIND_ACTOR && state == ENTRY_READY) {
         Actor* a = c.actor(h);
         if (a->state.load() != ACTOR_DEAD) contained[i] += 1 + a->detached;

@@ -121,6 +121,7 @@ struct Client {
   void trim_caches();                         // gives surplus cached blocks and entries back
   u32 surplus = 0;                            // classes whose cache is over its limit
   bool entry_surplus = false;
+  void lock_heap(Tx& tx);
   u32 alloc_run(Tx& tx, u64 npages);          // these four: Heap::lock is held in tx
   void free_run(Tx& tx, u32 first, u8 warmth);
   void unlink_run(Tx& tx, u32 first);
@@ -239,6 +240,15 @@ struct Client {
   Handle name_get(NameSpace space, std::string_view name, bool hold);
   bool name_remove(NameSpace space, std::string_view name, Handle object);
   std::vector<std::pair<std::string, Handle>> name_list(NameSpace space);
+
+  // queues.cpp
+  Queue* queue(Handle h) const { return at<Queue>(entry(h).payload + 64); }
+  Handle create_queue(u32 limit);
+  bool queue_put(Queue* q, Handle item);       // takes over our reference to item; false: full
+  Handle queue_get(Queue* q);                  // comes with a reference of ours; 0: empty
+  bool queue_watch(Queue* q, bool get);        // rings us when there is an item (or room); false: there is now
+  bool queue_drop_first(Queue* q, Handle* dead);  // for disposal
+  void queue_grow(Queue* q);
 
   // sync.cpp
   bool mutex_try(Mutex* m, u64 owner);

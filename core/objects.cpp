@@ -17,6 +17,7 @@ u64 Client::refs_at(u8 kind) {
     case KIND_MUTABLE:
     case KIND_LOCK: return 64 + sizeof(Mutex);
     case KIND_ACTOR: return 64 + sizeof(Actor);
+    case KIND_QUEUE: return 64 + sizeof(Queue);
     default: return sizeof(Payload);
   }
 }
@@ -275,6 +276,11 @@ void Client::dispose(Handle first) {
         tx.set(p->nrefs, p->nrefs - 1);
         tx.commit();
         if (dead) more.push_back(target);
+      }
+      if (e.kind == KIND_QUEUE) {
+        Handle dead = 0;
+        while (queue_drop_first(queue(h), &dead))
+          if (dead) more.push_back(dead);
       }
       if (e.kind == KIND_ACTOR && actor(h)->death) {
         Handle target = actor(h)->death;

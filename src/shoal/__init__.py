@@ -30,6 +30,7 @@ from shoal._api import (
     wait,
 )
 from shoal._core import Lock, ObjectRef
+from shoal.containers import Counter, Queue, Ring
 from shoal.actor import ActorClass, ActorHandle, exit_actor, method
 from shoal.generator import DynamicObjectRefGenerator, ObjectRefGenerator
 from shoal.remote_function import RemoteFunction
@@ -55,12 +56,15 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "ActorClass",
     "ActorHandle",
+    "Counter",
     "DynamicObjectRefGenerator",
     "Lock",
     "ObjectID",
     "ObjectRef",
     "ObjectRefGenerator",
+    "Queue",
     "RemoteFunction",
+    "Ring",
     "actor",
     "available_resources",
     "cancel",

@@ -28,6 +28,7 @@ class _LoopWaiter:
         self._bridge = _core.Bridge()
         self._refs: list[Any] = []
         self._futures: list[asyncio.Future[Any]] = []
+        self._rings: list[asyncio.Future[None]] = []
         self._armed = False
         self._fd = self._bridge.fileno()
         loop.add_reader(self._fd, self._on_ring)
@@ -44,12 +45,25 @@ class _LoopWaiter:
             self._loop.call_soon(self._look)
         return future
 
+    def add_ring(self) -> asyncio.Future[None]:
+        """Done at the next ring of this process."""
+        future = self._loop.create_future()
+        self._rings.append(future)
+        if not self._armed:
+            self._bridge.arm(_core.ring_seen())
+            self._armed = True
+        return future
+
     def _on_ring(self) -> None:
         try:
             os.read(self._fd, 8)
         except BlockingIOError:
             pass
         self._armed = False
+        rings, self._rings = self._rings, []
+        for future in rings:
+            if not future.done():
+                future.set_result(None)
         if self._refs:
             # Armed before the look: what happens after the look rings again.
             self._bridge.arm(_core.ring_seen())
@@ -84,6 +98,25 @@ def _settle(future: Any, ref: Any) -> None:
 _waiters: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopWaiter] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 _background: asyncio.AbstractEventLoop | None = None
+
+
+def next_ring() -> Any:
+    """To be called before the last look at whatever is waited for; `await result(timeout)` then ends when something happened
+    to this process since, or after `timeout` seconds (None: without limit)."""
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    with _lock:
+        waiter = _waiters.get(loop)
+        if waiter is None:
+            waiter = _waiters[loop] = _LoopWaiter(loop)
+    future = waiter.add_ring()
+
+    async def wait(timeout: float | None) -> None:
+        await asyncio.wait([future], timeout=timeout)
+        future.cancel()
+
+    return wait
 
 
 def as_asyncio_future(ref: Any) -> asyncio.Future[Any]:

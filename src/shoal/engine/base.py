@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -59,6 +59,10 @@ class Engine(ABC):
     @abstractmethod
     def lock(self, target: Any, reentrant: bool) -> Lock:
         """The lock of a mutable object (`target` a reference), a named one (a string), or a new one (None)."""
+
+    @abstractmethod
+    def named_object(self, name: str, make: Callable[[], Any]) -> Any:
+        """The reference stored under `name`; `make` is called for it by whoever asks first."""
 
     @abstractmethod
     def resources(self) -> tuple[dict[str, float], dict[str, float]]:

@@ -17,7 +17,7 @@ from shoal.remote_function import RemoteFunction
 
 TASK, CREATE_ACTOR, ACTOR_CALL = 0, 1, 2  # TaskKind in core/abi.h
 STREAMING, DYNAMIC, CANCELLED, RETRY_EXCEPTIONS = 1, 2, 4, 8  # TaskFlags
-ACTOR_NAMES, LOCK_NAMES = 1, 2  # NameSpace
+ACTOR_NAMES, LOCK_NAMES, OBJECT_NAMES = 1, 2, 4  # NameSpace
 CMD_CANCEL, CMD_KILL = 2, 4  # CommandBits
 ACTOR_STATES = ("PENDING", "ALIVE", "RESTARTING", "DEAD")
 DEFAULT_RETRIES = 3
@@ -266,18 +266,25 @@ class LocalEngine(Engine):
         if target is None:
             return _core._lock(_core._new_lock(), None, reentrant)
         if isinstance(target, str):
-            ref = _core.name_get(LOCK_NAMES, target)
-            if ref is None:
-                ref = _core._new_lock()
-                if not _core.name_set(LOCK_NAMES, target, ref):
-                    ref = _core.name_get(LOCK_NAMES, target)
-            return _core._lock(ref, target, reentrant)
+            return _core._lock(self._named(LOCK_NAMES, target, _core._new_lock), target, reentrant)
         if isinstance(target, _core.ObjectRef):
             return _core._lock(target, None, reentrant)
         raise TypeError(
             f"lock() takes an ObjectRef of a mutable object, a name, or nothing, not {target!r} ({type(target).__name__}); "
             "to lock an array that get() returned, use the ref it came from"
         )
+
+    def named_object(self, name: str, make: Callable[[], Any]) -> Any:
+        return self._named(OBJECT_NAMES, name, make)
+
+    @staticmethod
+    def _named(space: int, name: str, make: Callable[[], Any]) -> Any:
+        ref = _core.name_get(space, name)
+        while ref is None:
+            ref = make()
+            if not _core.name_set(space, name, ref):  # somebody was quicker: theirs counts
+                ref = _core.name_get(space, name)
+        return ref
 
     # -- facts ----------------------------------------------------------------------------------------------
 

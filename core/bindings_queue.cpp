@@ -1,0 +1,276 @@
+// Queue and Counter: the Python face of Queue, and of a number in shared memory that changes by single instructions.
+#include <algorithm>
+
+#include "bindings.h"
+
+namespace shoal::py {
+
+namespace {
+
+bool queue_arg(PyObject* ref, Queue** q) {
+  Handle h;
+  if (!live_ref(ref, &h)) return false;
+  if (C.entry(h).kind != KIND_QUEUE) return PyErr_SetString(PyExc_TypeError, "this reference is not a queue's"), false;
+  *q = C.queue(h);
+  return true;
+}
+
+struct Watched {
+  Queue* q;
+  bool get;
+};
+bool can_go_on(void* p) {
+  auto* w = static_cast<Watched*>(p);
+  u64 n = w->q->tail.load(std::memory_order_relaxed) - w->q->head.load(std::memory_order_relaxed);
+  return w->get ? n > 0 : !w->q->limit || n < w->q->limit;
+}
+
+// Until there is an item (or room), or the time is over.
+Waited wait_queue(Queue* q, bool get, u64 deadline) {
+  Watched w{q, get};
+  bool found;
+  {
+    NoGil nogil;
+    found = C.spin(can_go_on, &w);
+  }
+  if (found) return usable() ? Waited::DONE : Waited::FAILED;
+  u32 seen = C.me->ring.load(std::memory_order_seq_cst);
+  if (!C.queue_watch(q, get)) return Waited::DONE;
+  Blocking blocking;
+  blocking.begin();
+  return nap(seen, deadline);
+}
+
+// queue_put(ref, [values], timeout): how many went in; fewer than all when the time was over
+PyObject* queue_put(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  u64 deadline;
+  bool now;
+  Queue* q;
+  if (n != 3) return PyErr_SetString(PyExc_TypeError, "queue_put takes 3 arguments"), nullptr;
+  if (!queue_arg(args[0], &q) || !parse_timeout(args[2], &deadline, &now)) return nullptr;
+  PyObject* seq = PySequence_Fast(args[1], "expected a list");
+  if (!seq) return nullptr;
+  Py_ssize_t done = 0, all = PySequence_Fast_GET_SIZE(seq);
+  bool ok = true, late = false;
+  while (ok && !late && done < all) {
+    Handle h = guarded([&] { return C.create(KIND_VALUE); }, Handle(0));
+    ok = h != 0;
+    if (!ok) break;
+    ok = store(h, PySequence_Fast_GET_ITEM(seq, done));
+    if (ok) C.publish(h, false);
+    bool in = false;
+    while (ok && !in && !late) {
+      ok = guarded([&] { return in = C.queue_put(q, h), true; }, false);
+      if (!ok || in) break;
+      if (now) {
+        late = true;
+      } else {
+        Waited w = guarded([&] { return wait_queue(q, false, deadline); }, Waited::FAILED);
+        ok = w != Waited::FAILED;
+        now = w == Waited::TIMEOUT;  // one last try
+      }
+    }
+    if (in) done++;
+    else if (S.attached) C.release(h);
+  }
+  Py_DECREF(seq);
+  return ok ? PyLong_FromSsize_t(done) : nullptr;
+}
+
+// queue_get(ref, most, timeout): a list of 1 to `most` values; [] when the time was over
+PyObject* queue_get(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  u64 deadline;
+  bool now;
+  Queue* q;
+  if (n != 3) return PyErr_SetString(PyExc_TypeError, "queue_get takes 3 arguments"), nullptr;
+  if (!queue_arg(args[0], &q) || !parse_timeout(args[2], &deadline, &now)) return nullptr;
+  Py_ssize_t most = PyLong_AsSsize_t(args[1]);
+  if (most == -1 && PyErr_Occurred()) return nullptr;
+  PyObject* out = PyList_New(0);
+  while (out && PyList_GET_SIZE(out) < most) {
+    Handle h = guarded([&] { return C.queue_get(q); }, Handle(0));
+    if (PyErr_Occurred()) return Py_DECREF(out), nullptr;
+    if (h) {
+      PyObject* v = load(h);
+      if (S.attached) C.release(h);
+      if (!v || PyList_Append(out, v) < 0) {
+        Py_XDECREF(v);
+        return Py_DECREF(out), nullptr;
+      }
+      Py_DECREF(v);
+      continue;
+    }
+    if (PyList_GET_SIZE(out) || now) break;
+    Waited w = guarded([&] { return wait_queue(q, true, deadline); }, Waited::FAILED);
+    if (w == Waited::FAILED) return Py_DECREF(out), nullptr;
+    if (w == Waited::TIMEOUT) now = true;
+  }
+  return out;
+}
+
+PyObject* queue_length(PyObject*, PyObject* ref) {
+  Queue* q;
+  if (!queue_arg(ref, &q)) return nullptr;
+  u64 head = q->head.load(), tail = q->tail.load();
+  return Py_BuildValue("(KKI)", (unsigned long long)(tail > head ? tail - head : 0), (unsigned long long)tail, q->limit);
+}
+
+PyObject* queue_watch(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  Queue* q;
+  if (n != 2) return PyErr_SetString(PyExc_TypeError, "queue_watch takes 2 arguments"), nullptr;
+  if (!queue_arg(args[0], &q)) return nullptr;
+  bool get = args[1] == Py_True;
+  return guarded([&] { return PyBool_FromLong(C.queue_watch(q, get)); }, nullptr);
+}
+
+PyObject* new_queue(PyObject*, PyObject* limit) {
+  u64 n = PyLong_AsUnsignedLongLong(limit);
+  if (PyErr_Occurred() || !usable()) return nullptr;
+  if (n > 0x7fffffff) n = 0;
+  Handle h = guarded([&] { return C.create_queue(u32(n)); }, Handle(0));
+  return h ? new_ref(h) : nullptr;
+}
+
+// --------------------------------------------------------------------------------------------- Counter
+
+// The number is the first 8 bytes of a mutable object's first buffer.
+struct Counter {
+  PyObject_HEAD
+  PyObject* ref;
+  std::atomic<i64>* word;
+};
+PyTypeObject* CounterType;
+PyObject* counter_function;
+
+std::atomic<i64>* word_of(PyObject* self) {
+  auto* c = reinterpret_cast<Counter*>(self);
+  auto* r = reinterpret_cast<Ref*>(c->ref);
+  Handle h;
+  if (S.attached && r->epoch == S.epoch && !C.forked) return c->word;
+  return live_ref(c->ref, &h) ? c->word : nullptr;
+}
+
+bool number(PyObject* o, i64* v) {
+  *v = PyLong_AsLongLong(o);
+  return !(*v == -1 && PyErr_Occurred());
+}
+
+PyObject* counter_add(PyObject* self, PyObject* const* args, Py_ssize_t n) {
+  i64 v = 1;
+  if (n > 1) return PyErr_SetString(PyExc_TypeError, "add() takes at most one argument"), nullptr;
+  if (n && !number(args[0], &v)) return nullptr;
+  auto* w = word_of(self);
+  return w ? PyLong_FromLongLong(i64(u64(w->fetch_add(v)) + u64(v))) : nullptr;
+}
+PyObject* counter_fetch_add(PyObject* self, PyObject* arg) {
+  i64 v;
+  auto* w = word_of(self);
+  return w && number(arg, &v) ? PyLong_FromLongLong(w->fetch_add(v)) : nullptr;
+}
+PyObject* counter_exchange(PyObject* self, PyObject* arg) {
+  i64 v;
+  auto* w = word_of(self);
+  return w && number(arg, &v) ? PyLong_FromLongLong(w->exchange(v)) : nullptr;
+}
+PyObject* counter_compare_exchange(PyObject* self, PyObject* const* args, Py_ssize_t n) {
+  i64 expected, v;
+  if (n != 2) return PyErr_SetString(PyExc_TypeError, "compare_exchange() takes the expected and the new value"), nullptr;
+  auto* w = word_of(self);
+  if (!w || !number(args[0], &expected) || !number(args[1], &v)) return nullptr;
+  return PyBool_FromLong(w->compare_exchange_strong(expected, v));
+}
+PyObject* counter_get(PyObject* self, void*) {
+  auto* w = word_of(self);
+  return w ? PyLong_FromLongLong(w->load()) : nullptr;
+}
+int counter_set(PyObject* self, PyObject* value, void*) {
+  i64 v;
+  auto* w = word_of(self);
+  if (!value) return PyErr_SetString(PyExc_AttributeError, "value cannot be deleted"), -1;
+  if (!w || !number(value, &v)) return -1;
+  w->store(v);
+  return 0;
+}
+PyObject* counter_int(PyObject* self) { return counter_get(self, nullptr); }
+PyObject* counter_repr(PyObject* self) {
+  auto* c = reinterpret_cast<Counter*>(self);
+  if (!S.attached || reinterpret_cast<Ref*>(c->ref)->epoch != S.epoch) return PyUnicode_FromString("<Counter of an ended session>");
+  return PyUnicode_FromFormat("Counter(%lld)", (long long)c->word->load());
+}
+PyObject* counter_reduce(PyObject* self, PyObject*) { return Py_BuildValue("O(O)", counter_function, reinterpret_cast<Counter*>(self)->ref); }
+void counter_dealloc(PyObject* self) {
+  Py_XDECREF(reinterpret_cast<Counter*>(self)->ref);
+  PyTypeObject* type = Py_TYPE(self);
+  PyObject_Free(self);
+  Py_DECREF(type);
+}
+
+PyObject* make_counter(PyObject*, PyObject* ref) {
+  Handle h;
+  if (!live_ref(ref, &h)) return nullptr;
+  const Entry& e = C.entry(h);
+  if (e.kind != KIND_MUTABLE || C.payload(h)->nbuffers < 1 || C.spans(h)[0].size < 8)
+    return PyErr_SetString(PyExc_TypeError, "a Counter needs a mutable object of at least 8 bytes"), nullptr;
+  Counter* c = PyObject_New(Counter, CounterType);
+  if (!c) return nullptr;
+  c->ref = Py_NewRef(ref);
+  c->word = C.at<std::atomic<i64>>(e.payload + C.spans(h)[0].start);
+  return reinterpret_cast<PyObject*>(c);
+}
+
+// _counter_at(ref, address): a number inside a mutable object's memory, given by where a view of it lies
+PyObject* make_counter_at(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  Handle h;
+  if (n != 2 || !live_ref(args[0], &h)) return nullptr;
+  u64 address = PyLong_AsUnsignedLongLong(args[1]);
+  if (PyErr_Occurred()) return nullptr;
+  const Entry& e = C.entry(h);
+  u64 start = u64(C.rw + e.payload);
+  if (e.kind != KIND_MUTABLE || address % 8 || address < start || address + 8 > start + e.size)
+    return PyErr_SetString(PyExc_ValueError, "this is no number inside that object"), nullptr;
+  Counter* c = PyObject_New(Counter, CounterType);
+  if (!c) return nullptr;
+  c->ref = Py_NewRef(args[0]);
+  c->word = reinterpret_cast<std::atomic<i64>*>(address);
+  return reinterpret_cast<PyObject*>(c);
+}
+
+PyMethodDef counter_methods[] = {
+    {"add", (PyCFunction)(void*)counter_add, METH_FASTCALL, "add(n=1) -> int\n\nAdds n and returns the new value, in one step that nobody can get into."},
+    {"fetch_add", counter_fetch_add, METH_O, "fetch_add(n) -> int\n\nAdds n and returns the value before."},
+    {"exchange", counter_exchange, METH_O, "exchange(n) -> int\n\nSets the value and returns the one before."},
+    {"compare_exchange", (PyCFunction)(void*)counter_compare_exchange, METH_FASTCALL,
+     "compare_exchange(expected, new) -> bool\n\nSets the value to new if it is `expected`; says whether it did."},
+    {"__reduce__", counter_reduce, METH_NOARGS, nullptr},
+    {nullptr, nullptr, 0, nullptr},
+};
+PyGetSetDef counter_getset[] = {{"value", counter_get, counter_set, "the number", nullptr}, {nullptr, nullptr, nullptr, nullptr, nullptr}};
+PyType_Slot counter_slots[] = {
+    {Py_tp_dealloc, (void*)counter_dealloc}, {Py_tp_repr, (void*)counter_repr}, {Py_tp_methods, counter_methods},
+    {Py_tp_getset, counter_getset},          {Py_nb_int, (void*)counter_int},   {Py_nb_index, (void*)counter_int},
+    {Py_tp_doc, (void*)"A 64-bit number that all participants change without a lock; made by shoal.Counter()."},
+    {0, nullptr},
+};
+PyType_Spec counter_spec = {"shoal._core.Counter", sizeof(Counter), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, counter_slots};
+
+PyMethodDef functions[] = {
+    {"queue_put", (PyCFunction)(void*)queue_put, METH_FASTCALL, nullptr},
+    {"queue_get", (PyCFunction)(void*)queue_get, METH_FASTCALL, nullptr},
+    {"queue_watch", (PyCFunction)(void*)queue_watch, METH_FASTCALL, nullptr},
+    {"queue_length", queue_length, METH_O, nullptr},
+    {"new_queue", new_queue, METH_O, nullptr},
+    {"_counter_at", (PyCFunction)(void*)make_counter_at, METH_FASTCALL, nullptr},
+    {"_counter", make_counter, METH_O, nullptr},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+}  // namespace
+
+bool ready_containers(PyObject* module) {
+  CounterType = reinterpret_cast<PyTypeObject*>(PyType_FromSpec(&counter_spec));
+  if (!CounterType || PyModule_AddFunctions(module, functions) < 0) return false;
+  counter_function = PyObject_GetAttrString(module, "_counter");
+  return counter_function && PyModule_AddObjectRef(module, "Counter", (PyObject*)CounterType) == 0;
+}
+
+}  // namespace shoal::py

@@ -1,0 +1,14 @@
+"""Plain Python state that all participants share, without a server and without an actor.
+
+    Counter   a number that changes by single instructions
+    Queue     first in, first out; bounded if wanted; blocks, times out, moves batches
+    Ring      a replay buffer: the last N records, sampled in batches straight from shared memory
+
+All can be passed to tasks and actors and kept in objects, and found by name: `Queue(name="work")`.
+"""
+
+from shoal.containers.counter import Counter
+from shoal.containers.queue import Empty, Full, Queue
+from shoal.containers.ring import Ring
+
+__all__ = ["Counter", "Empty", "Full", "Queue", "Ring"]

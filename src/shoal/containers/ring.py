@@ -1,0 +1,265 @@
+"""A replay buffer in shared memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from shoal import _core
+from shoal.containers._named import named
+from shoal.engine import current
+
+
+class Ring:
+    """The last `capacity` records, each a dict of arrays of fixed shape; many producers, many samplers, no actor.
+
+    Args:
+        capacity: records it holds; a new one takes the place of the oldest.
+        fields: name -> (shape of one record's value, dtype), for instance {"obs": ((84, 84, 4), "uint8")}.
+        prioritized: keep a priority for each record (a sum tree), for `sample(prioritized=True)`.
+        name: other participants get the same ring by the same name.
+
+    A producer claims a place by one atomic step, writes, and marks the record complete. A record that is being written,
+    or whose producer was killed in the middle, is never sampled; its place is used again when the ring comes round.
+    Sampling copies the chosen records from shared memory into one batch, and nothing else.
+
+    A sampled record may be overwritten while it is copied, if producers lap the whole ring meanwhile; `sample` looks for
+    that and draws such records again.
+
+    Prioritized sampling: Schaul et al., Prioritized Experience Replay (2016), with a sum tree.
+
+    >>> import numpy as np, shoal
+    >>> ring = shoal.Ring(1000, {"obs": ((4,), "float32"), "reward": ((), "float32")})
+    >>> for i in range(10):
+    ...     place = ring.append(obs=np.full(4, i), reward=i)
+    >>> batch = ring.sample(32)
+    >>> batch["obs"].shape, len(ring)
+    ((32, 4), 10)
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        fields: Mapping[str, tuple[tuple[int, ...], Any]],
+        *,
+        prioritized: bool = False,
+        name: str | None = None,
+    ) -> None:
+        import numpy as np
+
+        if not isinstance(capacity, int) or capacity < 1:
+            raise ValueError(f"capacity must be a positive integer, not {capacity!r}")
+        if not fields or "_" in {key[:1] for key in fields}:
+            raise ValueError("fields must name at least one field, and no name may start with an underscore")
+        engine = current()
+
+        def make() -> Any:
+            arrays = {key: np.zeros((capacity, *shape), dtype) for key, (shape, dtype) in fields.items()}
+            arrays["_stamp"] = np.zeros(capacity, np.int64)
+            arrays["_claimed"] = np.zeros(1, np.int64)
+            if prioritized:
+                leaves = 1 << (capacity - 1).bit_length() if capacity > 1 else 1
+                arrays["_tree"] = np.zeros(2 * leaves, np.float64)
+                arrays["_highest"] = np.ones(1)
+            return engine.put(arrays, True)
+
+        self._bind(named("ring", name, make))
+
+    def _bind(self, ref: Any) -> None:
+        self._ref = ref
+        arrays = current().get(ref, None)
+        self._stamp = arrays.pop("_stamp")
+        claimed = arrays.pop("_claimed")
+        self._tree = arrays.pop("_tree", None)
+        self._highest = arrays.pop("_highest", None)
+        self._fields: dict[str, Any] = arrays
+        self.capacity = len(self._stamp)
+        self._claimed = _core._counter_at(ref, claimed.__array_interface__["data"][0])
+        self._lock = current().lock(ref, False)
+        self._random: Any = None
+
+    @classmethod
+    def _of(cls, ref: Any) -> Ring:
+        ring = cls.__new__(cls)
+        ring._bind(ref)
+        return ring
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Ring._of, (self._ref,))
+
+    def __len__(self) -> int:
+        """Records that can be sampled, or are just being written."""
+        return min(self._claimed.value, self.capacity)
+
+    # -- in -------------------------------------------------------------------------------------------------
+
+    def append(self, record: Mapping[str, Any] | None = None, *, priority: float | None = None, **fields: Any) -> int:
+        """Add one record, given as a dict or as keywords; returns its place. KeyError if a field is missing."""
+        values = {**(record or {}), **fields}
+        self._same_fields(values)
+        number = self._claimed.fetch_add(1)
+        place = number % self.capacity
+        # Odd while it is written; 2 * (number + 1) once it is complete: also tells the rounds apart.
+        self._stamp[place] = 2 * number + 1
+        for key, array in self._fields.items():
+            array[place] = values[key]
+        self._stamp[place] = 2 * (number + 1)
+        if self._tree is not None:
+            self.update_priorities([place], [self._highest[0] if priority is None else priority])
+        return int(place)
+
+    def extend(self, **fields: Any) -> Any:
+        """Add several records at once, each field an array with one more leading axis; returns their places."""
+        import numpy as np
+
+        self._same_fields(fields)
+        count = len(next(iter(fields.values())))
+        if count > self.capacity:
+            raise ValueError(f"{count} records do not fit into a ring of {self.capacity}")
+        if any(len(values) != count for values in fields.values()):
+            raise ValueError("all fields must have the same number of records")
+        first = self._claimed.fetch_add(count)
+        numbers = np.arange(first, first + count)
+        places = numbers % self.capacity
+        self._stamp[places] = 2 * numbers + 1
+        start = int(first % self.capacity)
+        head = min(count, self.capacity - start)
+        for key, array in self._fields.items():
+            values = fields[key]
+            array[start : start + head] = values[:head]
+            if head < count:
+                array[: count - head] = values[head:]
+        self._stamp[places] = 2 * (numbers + 1)
+        if self._tree is not None:
+            self.update_priorities(places, np.full(count, self._highest[0]))
+        return places
+
+    def _same_fields(self, values: Mapping[str, Any]) -> None:
+        if values.keys() != self._fields.keys():
+            raise KeyError(f"a record has the fields {sorted(self._fields)}, this one has {sorted(values)}")
+
+    # -- out ------------------------------------------------------------------------------------------------
+
+    def sample(
+        self, batch_size: int, *, prioritized: bool = False, out: dict[str, Any] | None = None, rng: Any = None
+    ) -> dict[str, Any]:
+        """A batch of complete records, drawn with replacement: a dict of arrays of `batch_size` records.
+
+        Args:
+            batch_size: records to draw.
+            prioritized: draw in proportion to the priorities (else uniformly).
+            out: a dict returned by an earlier call, to be filled again instead of making new arrays.
+            rng: a numpy Generator.
+
+        The result also has `_place` (where each record lies, for `update_priorities`) and, when prioritized,
+        `_probability`. Raises IndexError while there is no complete record.
+        """
+        import numpy as np
+
+        rng = rng or self._generator()
+        if out is None:
+            out = {key: np.empty((batch_size, *a.shape[1:]), a.dtype) for key, a in self._fields.items()}
+            out["_place"] = np.empty(batch_size, np.int64)
+        place = out["_place"]
+        missing = np.arange(batch_size)
+        for _ in range(64):
+            drawn = self._draw(len(missing), prioritized, rng)
+            stamp = self._stamp[drawn]
+            whole = (stamp & 1 == 0) & (stamp > 0)
+            if not whole.all():
+                place[missing[whole]] = drawn[whole]
+                self._gather(out, missing[whole], drawn[whole], batch_size)
+                good = whole.copy()
+                good[whole] = self._stamp[drawn[whole]] == stamp[whole]
+            else:
+                place[missing] = drawn
+                self._gather(out, missing, drawn, batch_size)
+                good = self._stamp[drawn] == stamp
+            if good.all():
+                break
+            missing = missing[~good]
+        else:
+            raise IndexError("the ring has no complete record to sample" if len(self) == 0 else "too few complete records to sample")
+        if prioritized:
+            leaves = len(self._tree) // 2
+            out["_probability"] = self._tree[leaves + place] / max(self._tree[1], 1e-300)
+        return out
+
+    def _gather(self, out: dict[str, Any], rows: Any, places: Any, batch_size: int) -> None:
+        for key, array in self._fields.items():
+            if len(rows) == batch_size:
+                array.take(places, axis=0, out=out[key], mode="clip")  # clip: otherwise numpy fills a buffer first
+            else:
+                out[key][rows] = array[places]
+
+    def _draw(self, count: int, prioritized: bool, rng: Any) -> Any:
+        import numpy as np
+
+        held = len(self)
+        if held == 0:
+            raise IndexError("the ring is empty")
+        if not prioritized:
+            return rng.integers(0, held, count)
+        if self._tree is None:
+            raise ValueError("this ring keeps no priorities: make it with prioritized=True")
+        tree = self._tree
+        leaves = len(tree) // 2
+        left = rng.random(count) * tree[1]
+        node = np.ones(count, np.int64)
+        while node[0] < leaves:
+            node *= 2
+            weight = tree[node]
+            right = left >= weight
+            left -= weight * right
+            node += right
+        # Rounding, or a change of the tree on the way down, may end one off: stay inside.
+        return np.minimum(node - leaves, held - 1)
+
+    def update_priorities(self, places: Any, priorities: Any) -> None:
+        """Set the priorities of records (any positive numbers; apply your own exponent). Takes the ring's lock."""
+        import numpy as np
+
+        if self._tree is None:
+            raise ValueError("this ring keeps no priorities: make it with prioritized=True")
+        places = np.asarray(places, np.int64)
+        priorities = np.asarray(priorities, np.float64)
+        if not (priorities > 0).all():
+            raise ValueError("priorities must be positive")
+        tree = self._tree
+        self._acquire()
+        try:
+            node = places + len(tree) // 2
+            tree[node] = priorities
+            self._highest[0] = max(self._highest[0], float(priorities.max()))
+            node = np.unique(node >> 1)
+            while node[0] >= 1:
+                tree[node] = tree[2 * node] + tree[2 * node + 1]
+                if node[0] == 1:
+                    break
+                node = np.unique(node >> 1)
+        finally:
+            self._lock.release()
+
+    def _acquire(self) -> None:
+        from shoal.exceptions import LockHolderDied
+
+        try:
+            self._lock.acquire()
+        except LockHolderDied:
+            # We hold it. The leaves are single numbers and whole; the sums above them may be half changed.
+            tree = self._tree
+            level = len(tree) // 4
+            while level >= 1:
+                tree[level : 2 * level] = tree[2 * level : 4 * level : 2] + tree[2 * level + 1 : 4 * level : 2]
+                level //= 2
+
+    def _generator(self) -> Any:
+        if self._random is None:
+            import numpy as np
+
+            self._random = np.random.default_rng()
+        return self._random
+
+    def statistics(self) -> dict[str, int]:
+        """`length`, `capacity`, and `appended`: the records added since the beginning."""
+        return {"length": len(self), "capacity": self.capacity, "appended": int(self._claimed.value)}
