@@ -253,7 +253,13 @@ PyType_Slot counter_slots[] = {
 };
 PyType_Spec counter_spec = {"shoal._core.Counter", sizeof(Counter), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, counter_slots};
 
+PyObject* fence(PyObject*, PyObject*) {
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  Py_RETURN_NONE;
+}
+
 PyMethodDef functions[] = {
+    {"fence", fence, METH_NOARGS, nullptr},
     {"queue_put", (PyCFunction)(void*)queue_put, METH_FASTCALL, nullptr},
     {"queue_get", (PyCFunction)(void*)queue_get, METH_FASTCALL, nullptr},
     {"queue_watch", (PyCFunction)(void*)queue_watch, METH_FASTCALL, nullptr},

@@ -101,8 +101,10 @@ class Ring:
         place = number % self.capacity
         # Odd while it is written; 2 * (number + 1) once it is complete: also tells the rounds apart.
         self._stamp[place] = 2 * number + 1
+        _core.fence()
         for key, array in self._fields.items():
             array[place] = values[key]
+        _core.fence()
         self._stamp[place] = 2 * (number + 1)
         if self._tree is not None:
             self.update_priorities([place], [self._highest[0] if priority is None else priority])
@@ -122,6 +124,7 @@ class Ring:
         numbers = np.arange(first, first + count)
         places = numbers % self.capacity
         self._stamp[places] = 2 * numbers + 1
+        _core.fence()
         start = int(first % self.capacity)
         head = min(count, self.capacity - start)
         for key, array in self._fields.items():
@@ -129,6 +132,7 @@ class Ring:
             array[start : start + head] = values[:head]
             if head < count:
                 array[: count - head] = values[head:]
+        _core.fence()
         self._stamp[places] = 2 * (numbers + 1)
         if self._tree is not None:
             self.update_priorities(places, np.full(count, self._highest[0]))
@@ -166,14 +170,17 @@ class Ring:
             drawn = self._draw(len(missing), prioritized, rng)
             stamp = self._stamp[drawn]
             whole = (stamp & 1 == 0) & (stamp > 0)
+            _core.fence()  # the records are read between the two looks at their stamps
             if not whole.all():
                 place[missing[whole]] = drawn[whole]
                 self._gather(out, missing[whole], drawn[whole], batch_size)
+                _core.fence()
                 good = whole.copy()
                 good[whole] = self._stamp[drawn[whole]] == stamp[whole]
             else:
                 place[missing] = drawn
                 self._gather(out, missing, drawn, batch_size)
+                _core.fence()
                 good = self._stamp[drawn] == stamp
             if good.all():
                 break

@@ -1,0 +1,116 @@
+"""Ring: what is sampled is whole, also while it is written and after its producer was killed."""
+
+import numpy as np
+import pytest
+
+import shoal
+from conftest import until
+
+pytestmark = pytest.mark.usefixtures("session")
+
+FIELDS = {"obs": ((32,), "int64"), "reward": ((), "int64")}
+
+
+def record(i):
+    return {"obs": np.full(32, i), "reward": i}
+
+
+def test_it_keeps_the_last_records():
+    ring = shoal.Ring(10, FIELDS)
+    assert len(ring) == 0
+    with pytest.raises(IndexError):
+        ring.sample(1)
+    places = [ring.append(record(i)) for i in range(25)]
+    assert places == [i % 10 for i in range(25)]
+    assert len(ring) == 10 and ring.statistics() == {"length": 10, "capacity": 10, "appended": 25}
+    batch = ring.sample(1000, rng=np.random.default_rng(0))
+    assert set(batch["reward"]) == set(range(15, 25))
+    assert (batch["obs"] == batch["reward"][:, None]).all()
+    assert (batch["_place"] == batch["reward"] % 10).all()
+
+
+def test_extend_wraps_around():
+    ring = shoal.Ring(8, FIELDS)
+    for start in (0, 5, 10):
+        ring.extend(obs=np.repeat(np.arange(start, start + 5), 32).reshape(5, 32), reward=np.arange(start, start + 5))
+    batch = ring.sample(500, rng=np.random.default_rng(0))
+    assert set(batch["reward"]) == set(range(7, 15)) and (batch["obs"] == batch["reward"][:, None]).all()
+    with pytest.raises(ValueError):
+        ring.extend(obs=np.zeros((9, 32), int), reward=np.zeros(9, int))
+
+
+def test_a_batch_can_be_filled_again():
+    ring = shoal.Ring(8, FIELDS)
+    ring.append(record(3))
+    batch = ring.sample(4)
+    again = ring.sample(4, out=batch)
+    assert again is batch and (again["reward"] == 3).all()
+
+
+def test_priorities_are_followed():
+    ring = shoal.Ring(4, FIELDS, prioritized=True)
+    for i in range(4):
+        ring.append(record(i), priority=1)
+    ring.update_priorities([0, 1, 2, 3], [1, 2, 3, 4])
+    batch = ring.sample(20_000, prioritized=True, rng=np.random.default_rng(1))
+    share = np.bincount(batch["reward"], minlength=4) / 20_000
+    assert np.allclose(share, [0.1, 0.2, 0.3, 0.4], atol=0.02)
+    assert np.allclose(batch["_probability"], (batch["reward"] + 1) / 10)
+    with pytest.raises(ValueError):
+        ring.update_priorities([0], [0])
+
+
+def test_producers_in_several_processes_and_a_reader_meanwhile():
+    @shoal.remote
+    def produce(ring, k, n):
+        for i in range(n):
+            ring.append(record(k * n + i))
+
+    ring = shoal.Ring(64, FIELDS, prioritized=True)
+    ring.append(record(0))
+    calls = [produce.remote(ring, k, 1000) for k in range(2)]
+    while True:
+        done = len(shoal.wait(calls, num_returns=2, timeout=0)[0]) == 2
+        batch = ring.sample(16, prioritized=True)
+        assert (batch["obs"] == batch["reward"][:, None]).all()
+        if done:
+            break
+    shoal.get(calls)
+    assert ring.statistics()["appended"] == 2001
+    tree = ring._tree
+    half = len(tree) // 2
+    assert np.allclose(tree[1:half], tree[2 : 2 * half : 2] + tree[3 : 2 * half : 2])
+
+
+def test_a_record_cut_short_is_never_sampled():
+    @shoal.remote(max_retries=0, num_cpus=0)
+    def produce(ring):
+        i = 0
+        while True:
+            ring.append(record(i))
+            i += 1
+
+    ring = shoal.Ring(16, FIELDS, prioritized=True)
+    for _ in range(8):
+        ref = produce.remote(ring)
+        before = ring.statistics()["appended"]
+        until(lambda before=before: ring.statistics()["appended"] > before + 200)
+        shoal.cancel(ref, force=True)
+        with pytest.raises(shoal.exceptions.ShoalError):
+            shoal.get(ref, timeout=30)
+        ring.append(record(7))  # the ring's lock works again, whatever its holder left
+        batch = ring.sample(64, prioritized=True)
+        assert (batch["obs"] == batch["reward"][:, None]).all()
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError):
+        shoal.Ring(0, FIELDS)
+    with pytest.raises(ValueError):
+        shoal.Ring(3, {})
+    ring = shoal.Ring(3, FIELDS)
+    with pytest.raises(KeyError, match="reward"):
+        ring.append(obs=np.zeros(32))
+    ring.append(record(1))
+    with pytest.raises(ValueError, match="prioritized=True"):
+        ring.sample(1, prioritized=True)
