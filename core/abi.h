@@ -128,7 +128,7 @@ enum EntryState : u32 {
   ENTRY_FAILED = 4,    // the payload is the exception
   ENTRY_DISPOSING = 5, // no reference is left; `creator` is taking it apart
 };
-enum Kind : u8 { KIND_VALUE = 0, KIND_MUTABLE = 1, KIND_LOCK = 2, KIND_ACTOR = 3, KIND_QUEUE = 5 };
+enum Kind : u8 { KIND_VALUE = 0, KIND_MUTABLE = 1, KIND_LOCK = 2, KIND_ACTOR = 3, KIND_QUEUE = 5, KIND_TABLE = 6 };
 enum EntryFlags : u8 { FLAG_INLINE = 1, FLAG_HAS_BLOCK = 2 };
 
 // An object. Who may touch what:
@@ -352,6 +352,29 @@ struct alignas(64) Queue {
   u64 room;
   u32 getter, putter;  // who waits for an item, for room: as Entry::waiter
   u64 pad;
+};
+
+// A dictionary: the payload of an entry of KIND_TABLE. Nodes hang in the lists of a hash table and in one list in the order
+// of their insertion; each counts as one `contained` of its value. The hash table grows by a second one of twice the
+// size, into which every change moves a few lists, so that no change is long. All [lock].
+struct TableNode {
+  Offset next;           // of the hash list
+  Offset before, after;  // in the order of insertion
+  Handle value;
+  u64 hash;
+  u32 length;
+  u32 pad;
+  char key[8];
+};
+struct alignas(64) Table {
+  SpinLock lock;
+  u32 pad0;
+  std::atomic<u64> count;
+  Offset buckets[2];     // [1] is 0, or the larger table that is being filled
+  u64 size[2];
+  u64 moved;             // lists of [0] below this are in [1]
+  Offset first, last;
+  u64 pad[6];
 };
 
 // ----------------------------------------------------------------------------------------------- names

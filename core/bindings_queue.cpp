@@ -253,12 +253,114 @@ PyType_Slot counter_slots[] = {
 };
 PyType_Spec counter_spec = {"shoal._core.Counter", sizeof(Counter), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, counter_slots};
 
+// ---------------------------------------------------------------------------------------- List and Dict
+
+Handle make_item(PyObject* value) {
+  Handle h = guarded([&] { return C.create(KIND_VALUE); }, Handle(0));
+  if (h && !store(h, value)) {
+    C.release(h);
+    return 0;
+  }
+  if (h) C.publish(h, false);
+  return h;
+}
+
+// The value of an item in our hands, which we let go of. No item: NotImplemented.
+PyObject* take_value(Handle h) {
+  if (PyErr_Occurred()) return nullptr;
+  if (!h) return Py_NewRef(Py_NotImplemented);
+  PyObject* v = load(h);
+  if (S.attached) C.release(h);
+  return v;
+}
+
+// list_op(ref, op, index, value): "at", "pop" -> the value or NotImplemented; "set", "insert" -> whether it could be done
+PyObject* list_op(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  Queue* q;
+  if (n != 4) return PyErr_SetString(PyExc_TypeError, "list_op takes 4 arguments"), nullptr;
+  if (!queue_arg(args[0], &q)) return nullptr;
+  const char* op = PyUnicode_AsUTF8(args[1]);
+  i64 index;
+  if (!op || !number(args[2], &index)) return nullptr;
+  switch (op[0]) {
+    case 'a': return take_value(guarded([&] { return C.queue_at(q, index); }, Handle(0)));
+    case 'p': return take_value(guarded([&] { return C.queue_pop(q, index); }, Handle(0)));
+    case 'c': return guarded([&] { return C.queue_clear(q), Py_NewRef(Py_None); }, nullptr);
+  }
+  Handle h = make_item(args[3]);
+  if (!h) return nullptr;
+  bool done = false;
+  bool ok = guarded([&] { return done = op[0] == 's' ? C.queue_set(q, index, h) : C.queue_insert(q, index, h), true; }, false);
+  if (!done) C.release(h);
+  return ok ? PyBool_FromLong(done) : nullptr;
+}
+
+PyObject* new_table(PyObject*, PyObject*) {
+  if (!usable()) return nullptr;
+  Handle h = guarded([&] { return C.create_table(); }, Handle(0));
+  return h ? new_ref(h) : nullptr;
+}
+
+u64 hash_bytes(const char* p, Py_ssize_t n) {
+  u64 x = 1469598103934665603ull;  // FNV-1a, then mixed
+  for (Py_ssize_t i = 0; i < n; i++) x = (x ^ u8(p[i])) * 1099511628211ull;
+  return (x ^ x >> 29) * 0xbf58476d1ce4e5b9ull ^ x >> 32;
+}
+
+// table_op(ref, op, key bytes, value): "get", "pop" -> the value or NotImplemented; "set", "default" -> whether it went in;
+// "keys" -> their bytes; "length"; "fF", "fL" (first, last) -> (key bytes, value), taken out, or None
+PyObject* table_op(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  Handle h;
+  if (n != 4) return PyErr_SetString(PyExc_TypeError, "table_op takes 4 arguments"), nullptr;
+  if (!live_ref(args[0], &h)) return nullptr;
+  if (C.entry(h).kind != KIND_TABLE) return PyErr_SetString(PyExc_TypeError, "this reference is not a dictionary's"), nullptr;
+  Table* t = C.table(h);
+  const char* op = PyUnicode_AsUTF8(args[1]);
+  if (!op) return nullptr;
+  std::string_view key;
+  u64 hash = 0;
+  if (PyBytes_Check(args[2])) {
+    key = {PyBytes_AS_STRING(args[2]), size_t(PyBytes_GET_SIZE(args[2]))};
+    hash = hash_bytes(key.data(), Py_ssize_t(key.size()));
+  }
+  switch (op[0]) {
+    case 'g': return take_value(guarded([&] { return C.table_get(t, hash, key); }, Handle(0)));
+    case 'p': return take_value(guarded([&] { return C.table_pop(t, hash, key); }, Handle(0)));
+    case 'f': {
+      std::string name;
+      Handle value = 0;
+      if (!guarded([&] { return C.table_pop_end(t, op[1] == 'L', &name, &value), true; }, false)) return nullptr;
+      if (!value) Py_RETURN_NONE;
+      PyObject* v = take_value(value);
+      return v ? Py_BuildValue("(y#N)", name.data(), Py_ssize_t(name.size()), v) : nullptr;
+    }
+    case 'k': {
+      std::vector<std::string> keys;
+      if (!guarded([&] { return keys = C.table_keys(t), true; }, false)) return nullptr;
+      PyObject* out = PyList_New(Py_ssize_t(keys.size()));
+      for (size_t i = 0; out && i < keys.size(); i++)
+        PyList_SET_ITEM(out, Py_ssize_t(i), PyBytes_FromStringAndSize(keys[i].data(), Py_ssize_t(keys[i].size())));
+      return out;
+    }
+    case 'l': return PyLong_FromUnsignedLongLong(t->count.load());
+  }
+  Handle value = make_item(args[3]);
+  if (!value) return nullptr;
+  bool done = false;
+  bool ok = guarded([&] { return done = C.table_set(t, hash, key, value, op[0] == 's'), true; }, false);
+  if (!done) C.release(value);
+  return ok ? PyBool_FromLong(done) : nullptr;
+}
+
 PyObject* fence(PyObject*, PyObject*) {
   std::atomic_thread_fence(std::memory_order_seq_cst);
   Py_RETURN_NONE;
 }
 
 PyMethodDef functions[] = {
+    {"list_op", (PyCFunction)(void*)list_op, METH_FASTCALL, nullptr},
+    {"table_op", (PyCFunction)(void*)table_op, METH_FASTCALL, nullptr},
+    {"new_table", new_table, METH_NOARGS, nullptr},
     {"fence", fence, METH_NOARGS, nullptr},
     {"queue_put", (PyCFunction)(void*)queue_put, METH_FASTCALL, nullptr},
     {"queue_get", (PyCFunction)(void*)queue_get, METH_FASTCALL, nullptr},

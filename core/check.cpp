@@ -147,6 +147,18 @@ struct Audit {
       }
       task(e.task);
       for (Offset o = e.dependents; o; o = c.at<Dep>(o)->next) task(c.at<Dep>(o)->task);
+      if (e.kind == KIND_TABLE && state == ENTRY_READY) {
+        Table* t = c.table(h);
+        for (Offset o : t->buckets)
+          if (o) block(o, name(h));
+        u64 count = 0;
+        for (Offset o = t->first; o; o = c.at<TableNode>(o)->after) {
+          block(o, name(h));
+          contained[index_of(c.at<TableNode>(o)->value)]++;
+          count++;
+        }
+        if (count != t->count.load()) say(name(h) + ": entries of the dictionary counted wrong");
+      }
       if (e.kind == KIND_QUEUE && state == ENTRY_READY) {
         Queue* q = c.queue(h);
         block(q->items, name(h));

@@ -249,6 +249,27 @@ struct Client {
   bool queue_watch(Queue* q, bool get);        // rings us when there is an item (or room); false: there is now
   bool queue_drop_first(Queue* q, Handle* dead);  // for disposal
   void queue_grow(Queue* q);
+  Handle queue_at(Queue* q, i64 index);        // comes with a reference of ours; 0: there is none
+  bool queue_set(Queue* q, i64 index, Handle item);     // takes over our reference to item
+  Handle queue_pop(Queue* q, i64 index);       // 0: there is none
+  bool queue_insert(Queue* q, i64 index, Handle item);
+  void queue_clear(Queue* q);
+  void rebuild(Tx& tx, Queue* q, u64 at, Handle item);
+  bool exchange(Tx& tx, Handle item, Handle old);
+  void count_in(Tx& tx, Handle item);
+  void take_over(Tx& tx, Handle item);         // our reference becomes the container's
+  void hand_out(Tx& tx, Handle item, bool keep);  // the container's becomes (keep: there is also) one of ours
+
+  // table.cpp
+  Table* table(Handle h) const { return at<Table>(entry(h).payload + 64); }
+  Handle create_table();
+  bool table_set(Table* t, u64 hash, std::string_view key, Handle value, bool replace);  // false: it is there already
+  Handle table_get(Table* t, u64 hash, std::string_view key);      // comes with a reference of ours; 0: not there
+  Handle table_pop(Table* t, u64 hash, std::string_view key);
+  bool table_pop_end(Table* t, bool last, std::string* key, Handle* value);
+  std::vector<std::string> table_keys(Table* t);
+  bool table_drop_one(Table* t, Handle* dead);
+  void table_step(Table* t);
 
   // sync.cpp
   bool mutex_try(Mutex* m, u64 owner);

@@ -18,6 +18,7 @@ u64 Client::refs_at(u8 kind) {
     case KIND_LOCK: return 64 + sizeof(Mutex);
     case KIND_ACTOR: return 64 + sizeof(Actor);
     case KIND_QUEUE: return 64 + sizeof(Queue);
+    case KIND_TABLE: return 64 + sizeof(Table);
     default: return sizeof(Payload);
   }
 }
@@ -276,6 +277,11 @@ void Client::dispose(Handle first) {
         tx.set(p->nrefs, p->nrefs - 1);
         tx.commit();
         if (dead) more.push_back(target);
+      }
+      if (e.kind == KIND_TABLE) {
+        Handle dead = 0;
+        while (table_drop_one(table(h), &dead))
+          if (dead) more.push_back(dead);
       }
       if (e.kind == KIND_QUEUE) {
         Handle dead = 0;

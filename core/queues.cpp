@@ -1,4 +1,6 @@
 // Queues of objects. Locks: Queue::lock before Entry::lock.
+#include <algorithm>
+
 #include "client.h"
 
 namespace shoal {
@@ -14,6 +16,42 @@ static void ring_waiter(Client& c, u32 waiter) {
   } else if (waiter) {
     c.ring(waiter - 1);
   }
+}
+
+// [lock of the container] Locks the item's entry.
+void Client::take_over(Tx& tx, Handle item) {
+  tx.lock(entry(item).lock);
+  count_in(tx, item);
+}
+
+// [lock of the container] `item` comes and `old` goes; true: nothing refers to `old` any more. These are the only two
+// entries that are ever locked together, the lower index first.
+bool Client::exchange(Tx& tx, Handle item, Handle old) {
+  bool lower = index_of(item) < index_of(old);
+  tx.lock(entry(lower ? item : old).lock);
+  tx.lock(entry(lower ? old : item).lock);
+  count_in(tx, item);
+  tx.set(entry(old).contained, entry(old).contained - 1);
+  return unreferenced(tx, old);
+}
+
+void Client::count_in(Tx& tx, Handle item) {  // [Entry::lock]
+  Entry& e = entry(item);
+  tx.set(e.contained, e.contained + 1);
+  if (local[index_of(item)] != 1) return;
+  auto& word = e.holder_bits[slot / 64];
+  tx.set(word, word.load(std::memory_order_relaxed) & ~(1ull << slot % 64));
+  tx.set(e.holders, e.holders - 1);
+}
+
+void Client::hand_out(Tx& tx, Handle item, bool keep) {
+  Entry& e = entry(item);
+  tx.lock(e.lock);
+  if (!keep) tx.set(e.contained, e.contained - 1);
+  if (local[index_of(item)]) return;
+  auto& word = e.holder_bits[slot / 64];
+  tx.set(word, word.load(std::memory_order_relaxed) | 1ull << slot % 64);
+  tx.set(e.holders, e.holders + 1);
 }
 
 Handle Client::create_queue(u32 limit) {
@@ -63,21 +101,13 @@ bool Client::queue_put(Queue* q, Handle item) {
   for (;;) {
     u32 getter;
     {
-      Entry& e = entry(item);
       Tx tx(*this);
       tx.lock(q->lock);
       u64 head = q->head.load(std::memory_order_relaxed), tail = q->tail.load(std::memory_order_relaxed);
       if (q->limit && tail - head >= q->limit) return false;
       if (tail - head < q->room) {
         at<Handle>(q->items)[tail % q->room] = item;
-        tx.lock(e.lock);
-        tx.set(e.contained, e.contained + 1);
-        bool last = local[index_of(item)] == 1;
-        if (last) {  // our reference becomes the queue's
-          auto& word = e.holder_bits[slot / 64];
-          tx.set(word, word.load(std::memory_order_relaxed) & ~(1ull << slot % 64));
-          tx.set(e.holders, e.holders - 1);
-        }
+        take_over(tx, item);
         getter = q->getter;
         if (getter) tx.set(q->getter, 0u);
         tx.set(q->tail, tail + 1);
@@ -104,14 +134,7 @@ Handle Client::queue_get(Queue* q) {
     u64 head = q->head.load(std::memory_order_relaxed);
     if (head == q->tail.load(std::memory_order_relaxed)) return 0;
     item = at<Handle>(q->items)[head % q->room];
-    Entry& e = entry(item);
-    tx.lock(e.lock);
-    tx.set(e.contained, e.contained - 1);
-    if (!local[index_of(item)]) {
-      auto& word = e.holder_bits[slot / 64];
-      tx.set(word, word.load(std::memory_order_relaxed) | 1ull << slot % 64);
-      tx.set(e.holders, e.holders + 1);
-    }
+    hand_out(tx, item, false);
     putter = q->putter;
     if (putter) tx.set(q->putter, 0u);
     tx.set(q->head, head + 1);
@@ -149,6 +172,112 @@ bool Client::queue_drop_first(Queue* q, Handle* dead) {
   tx.set(q->head, head + 1);
   tx.commit();
   return true;
+}
+
+// -- the same as a list: places counted from the front, negative ones from the end
+
+static bool place(Queue* q, i64 index, u64* at) {  // [Queue::lock]
+  u64 head = q->head.load(std::memory_order_relaxed), n = q->tail.load(std::memory_order_relaxed) - head;
+  if (index < 0) index += i64(n);
+  if (index < 0 || u64(index) >= n) return false;
+  *at = head + u64(index);
+  return true;
+}
+
+Handle Client::queue_at(Queue* q, i64 index) {
+  u64 at_;
+  Tx tx(*this);
+  tx.lock(q->lock);
+  if (!place(q, index, &at_)) return 0;
+  Handle item = at<Handle>(q->items)[at_ % q->room];
+  hand_out(tx, item, true);
+  tx.commit();
+  local[index_of(item)]++;
+  return item;
+}
+
+bool Client::queue_set(Queue* q, i64 index, Handle item) {
+  u64 at_;
+  Handle old;
+  bool dead;
+  {
+    Tx tx(*this);
+    tx.lock(q->lock);
+    if (!place(q, index, &at_)) return false;
+    Handle& where = at<Handle>(q->items)[at_ % q->room];
+    old = where;
+    if (old == item) return release(item), true;
+    dead = exchange(tx, item, old);
+    tx.set(where, item);
+    tx.commit();
+    local[index_of(item)]--;
+  }
+  if (dead) dispose(old);
+  return true;
+}
+
+// From the ends in one step; from the middle by a new block without the item, like queue_grow.
+Handle Client::queue_pop(Queue* q, i64 index) {
+  u64 at_;
+  Handle item;
+  {
+    Tx tx(*this);
+    tx.lock(q->lock);
+    if (!place(q, index, &at_)) return 0;
+    u64 head = q->head.load(std::memory_order_relaxed), tail = q->tail.load(std::memory_order_relaxed);
+    item = at<Handle>(q->items)[at_ % q->room];
+    if (at_ == head) tx.set(q->head, head + 1);
+    else if (at_ == tail - 1) tx.set(q->tail, tail - 1);
+    else rebuild(tx, q, at_, 0);
+    hand_out(tx, item, false);
+    tx.commit();
+    local[index_of(item)]++;
+  }
+  return item;
+}
+
+bool Client::queue_insert(Queue* q, i64 index, Handle item) {
+  for (;;) {
+    {
+      Tx tx(*this);
+      tx.lock(q->lock);
+      u64 head = q->head.load(std::memory_order_relaxed), n = q->tail.load(std::memory_order_relaxed) - head;
+      if (n < q->room) {
+        if (index < 0) index = std::max<i64>(0, index + i64(n));
+        rebuild(tx, q, head + std::min<u64>(u64(index), n), item);
+        take_over(tx, item);
+        tx.commit();
+        local[index_of(item)]--;
+        return true;
+      }
+    }
+    queue_grow(q);
+  }
+}
+
+// [Queue::lock] A new block with `item` before place `at_`, or without the item at that place (item 0).
+void Client::rebuild(Tx& tx, Queue* q, u64 at_, Handle item) {
+  u64 size = q->room * sizeof(Handle);
+  // The class may be refilled only outside of a change; a run of pages needs no refill.
+  Offset block = alloc_block(tx, std::max<u64>(size, SMALL_LIMIT + 1));
+  commit_block(block, std::max<u64>(size, SMALL_LIMIT + 1));
+  auto* to = at<Handle>(block);
+  const auto* from = at<Handle>(q->items);
+  u64 head = q->head.load(), tail = q->tail.load(), n = 0;
+  for (u64 k = head; k < tail; k++) {
+    if (k == at_ && item) to[n++] = item;
+    if (k == at_ && !item) continue;
+    to[n++] = from[k % q->room];
+  }
+  if (at_ == tail && item) to[n++] = item;
+  free_block(tx, q->items);
+  tx.set(q->items, block);
+  tx.set(q->head, u64(0));
+  tx.set(q->tail, n);
+}
+
+void Client::queue_clear(Queue* q) {
+  while (Handle item = queue_pop(q, -1)) release(item);
 }
 
 }  // namespace shoal

@@ -30,7 +30,7 @@ from shoal._api import (
     wait,
 )
 from shoal._core import Lock, ObjectRef
-from shoal.containers import Counter, Queue, Ring
+from shoal.containers import Counter, Dict, List, Queue, Ring, Value
 from shoal.actor import ActorClass, ActorHandle, exit_actor, method
 from shoal.generator import DynamicObjectRefGenerator, ObjectRefGenerator
 from shoal.remote_function import RemoteFunction
@@ -57,7 +57,9 @@ __all__ = [
     "ActorClass",
     "ActorHandle",
     "Counter",
+    "Dict",
     "DynamicObjectRefGenerator",
+    "List",
     "Lock",
     "ObjectID",
     "ObjectRef",
@@ -65,6 +67,7 @@ __all__ = [
     "Queue",
     "RemoteFunction",
     "Ring",
+    "Value",
     "actor",
     "available_resources",
     "cancel",
