@@ -326,15 +326,17 @@ struct alignas(64) Actor {
   std::atomic<u32> unready;  // of which wait for an argument
   Offset head, tail;
   std::atomic<u32> slot;     // of its process, valid when ALIVE
-  std::atomic<u32> closing;  // [word] 1: no handle is left, finish the mailbox and leave; 2: exit now
+  std::atomic<u32> closing;  // [word] 1: no handle is left, finish the mailbox and leave; 2: exit now; 3: it leaves
   i32 restarts;              // left
   i32 max_pending;           // calls; < 0: any number
+  i32 task_retries;          // of a call, for handles that are found by name
   Offset creation;           // the creation task's record, kept for a restart
   Handle class_object;
   Handle death;              // [lock] the exception that its calls get
   u32 shape;
-  u32 detached;
-  u64 started_ns;
+  u32 life;                  // references of the actor to itself until it is dead: 1, a detached one 2. Changed with `contained`
+  u32 submitted;             // 1: its creation is on its way; else its maker's death leaves it unborn, see sweep()
+  u32 pad;
   char name[MAX_NAME];       // class name, for people
 };
 

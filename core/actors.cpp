@@ -9,7 +9,8 @@
 
 namespace shoal {
 
-Handle Client::create_actor(u32 shape, Handle class_object, const std::string& name, i32 restarts, i32 max_pending, bool detached) {
+Handle Client::create_actor(u32 shape, Handle class_object, const std::string& name, i32 restarts, i32 max_pending, i32 task_retries,
+                            bool detached) {
   Handle handle = create(KIND_ACTOR);
   try {
     begin_payload(handle, FORMAT_PICKLE, 1, 0, 0, nullptr);
@@ -21,50 +22,62 @@ Handle Client::create_actor(u32 shape, Handle class_object, const std::string& n
   a->class_object = class_object;
   a->restarts = restarts;
   a->max_pending = max_pending;
+  a->task_retries = task_retries;
   a->shape = shape;
-  a->detached = detached;
+  a->life = 1 + detached;
   std::strncpy(a->name, name.c_str(), MAX_NAME - 1);
   contain(handle, class_object);
+  h->actors.fetch_add(1);  // before it is one: a death in between leaves the number too high, never below zero
   {
     Entry& e = entry(handle);
     Tx tx(*this);
-    tx.set(e.contained, 1u + detached);  // the actor's own life; a detached one needs no handle
+    tx.set(e.contained, a->life);  // a detached one needs no handle
+    tx.set(e.state, u32(ENTRY_READY));
     tx.commit();
   }
-  publish(handle, false);
-  h->actors.fetch_add(1);
   return handle;
 }
 
-bool Client::mail(Task* t) {
+bool Client::post(Tx& tx, Task* t) {
   Actor* a = actor(t->actor);
+  tx.lock(a->lock);
+  u32 state = a->state.load(std::memory_order_relaxed);
+  if (state == ACTOR_DEAD) return false;
+  u32 count = a->count.load(std::memory_order_relaxed);
+  if (a->max_pending > 0 && count >= u32(a->max_pending))
+    throw Error(Error::PENDING_LIMIT, "actor " + std::string(a->name) + " has " + std::to_string(count) +
+                                          " calls waiting, its max_pending_calls; wait for some of them, or raise the limit");
+  u32 left = t->unready.load(std::memory_order_relaxed) - 1;
+  tx.set(t->unready, left);
+  if (left) tx.set(a->unready, a->unready.load(std::memory_order_relaxed) + 1);
+  Offset o = offset(t);
+  tx.set(t->qprev, a->tail);
+  tx.set(t->qnext, Offset(0));
+  if (a->tail) tx.set(at<Task>(a->tail)->qnext, o);
+  else tx.set(a->head, o);
+  tx.set(a->tail, o);
+  tx.set(a->count, count + 1);
+  tx.set(t->state, u32(TASK_QUEUED));
+  tx.set(me->building, Offset(0));
+  tx.commit();
+  if (state == ACTOR_ALIVE) to_ring.push_back(a->slot.load(std::memory_order_relaxed));
+  return true;
+}
+
+bool Client::mail(Task* t) {
+  bool accepted = false, waits;
   {
     Tx tx(*this);
     tx.lock(t->lock);
-    tx.lock(a->lock);
-    u32 state = a->state.load(std::memory_order_relaxed);
-    if (state == ACTOR_DEAD) return false;
-    u32 count = a->count.load(std::memory_order_relaxed);
-    if (a->max_pending > 0 && count >= u32(a->max_pending))
-      throw Error(Error::PENDING_LIMIT, "actor " + std::string(a->name) + " has " + std::to_string(count) +
-                                            " calls waiting, its max_pending_calls; wait for some of them, or raise the limit");
-    u32 left = t->unready.load(std::memory_order_relaxed) - 1;
-    tx.set(t->unready, left);
-    if (left) tx.set(a->unready, a->unready.load(std::memory_order_relaxed) + 1);
-    Offset o = offset(t);
-    tx.set(t->qprev, a->tail);
-    tx.set(t->qnext, Offset(0));
-    if (a->tail) tx.set(at<Task>(a->tail)->qnext, o);
-    else tx.set(a->head, o);
-    tx.set(a->tail, o);
-    tx.set(a->count, count + 1);
-    tx.set(t->state, u32(TASK_QUEUED));
-    tx.set(me->building, Offset(0));
-    tx.commit();
-    if (state == ACTOR_ALIVE) to_ring.push_back(a->slot.load(std::memory_order_relaxed));
+    waits = t->unready.load(std::memory_order_relaxed) > 1;
+    if (waits) accepted = post(tx, t);
+  }
+  if (!waits) {  // its lock is not held when it gets where it may be run, see submit()
+    Tx tx(*this);
+    accepted = post(tx, t);
   }
   after_tx();
-  return true;
+  return accepted;
 }
 
 void Client::unlink_mail(Tx& tx, Actor* a, Task* t) {  // [Actor::lock]
@@ -104,18 +117,32 @@ Task* Client::take_mail_any(Handle handle, bool also_unready) {
 }
 
 Task* Client::take_mail(Handle handle) { return take_mail_any(handle, false); }
-Task* Client::take_all_mail(Handle handle) { return take_mail_any(handle, true); }
+Task* Client::take_all_mail(Handle handle) {
+  Task* t = take_mail_any(handle, true);
+  if (t) wait_for_lock(t);
+  return t;
+}
 
 // We host it from now on.
 void Client::actor_alive(Handle handle) {
   Actor* a = actor(handle);
-  Tx tx(*this);
-  tx.lock(a->lock);
-  tx.set(a->slot, slot);
-  tx.set(a->state, u32(ACTOR_ALIVE));
-  tx.set(me->actor, handle);
-  tx.commit();
+  {
+    Tx tx(*this);
+    tx.lock(a->lock);
+    tx.set(a->slot, slot);
+    tx.set(a->state, u32(ACTOR_ALIVE));
+    tx.set(me->actor, handle);
+    tx.commit();
+  }
   me->role.store(ROLE_ACTOR);
+  // Its last handle may have gone while it was being made, when nobody could see that only its own is left.
+  {
+    Tx again(*this);
+    again.lock(entry(handle).lock);
+    unreferenced(again, handle);
+    again.commit();
+  }
+  after_tx();
 }
 
 void Client::actor_restarting(Handle handle) {
@@ -127,24 +154,63 @@ void Client::actor_restarting(Handle handle) {
   tx.commit();
 }
 
-// No call is accepted any more, and the actor's own reference to itself is gone. `death`: the exception that calls get.
-void Client::actor_dead(Handle handle, Handle death) {
+// No call is accepted any more. `death`: the exception that calls get. False: it was dead already.
+bool Client::actor_dead(Handle handle, Handle death) {
   Actor* a = actor(handle);
-  if (a->state.load() == ACTOR_DEAD) return;
-  add_contained(death);
-  {
-    Tx tx(*this);
-    tx.lock(a->lock);
-    tx.set(a->state, u32(ACTOR_DEAD));
-    tx.set(a->death, death);
-    tx.commit();
+  Entry& e = entry(death);
+  Tx tx(*this);
+  tx.lock(e.lock);
+  tx.lock(a->lock);
+  if (a->state.load(std::memory_order_relaxed) == ACTOR_DEAD) return false;
+  tx.set(e.contained, e.contained + 1);
+  tx.set(a->state, u32(ACTOR_DEAD));
+  tx.set(a->death, death);
+  tx.commit();
+  return true;
+}
+
+// Nothing will run as this actor any more: its own references to itself go.
+void Client::actor_drop_life(Handle handle) {
+  Actor* a = actor(handle);
+  for (u32 left = a->life; left--;) {
+    bool dead;
+    {
+      Tx tx(*this);
+      dead = drop_contained_tx(tx, handle);
+      tx.set(a->life, left);
+      tx.commit();
+    }
+    if (!left) h->actors.fetch_sub(1);
+    if (dead) dispose(handle);
+    if (!to_ring.empty()) after_tx();
   }
 }
 
-void Client::actor_unreferenced(Handle handle) {
+// We are about to make it: kill() finds us from now on.
+void Client::actor_starts(Handle handle) {
   Actor* a = actor(handle);
-  u32 open = 0;
-  if (a->closing.compare_exchange_strong(open, 1) && a->state.load() == ACTOR_ALIVE) ring(a->slot.load());
+  Tx tx(*this);
+  tx.lock(a->lock);
+  tx.set(a->slot, slot);
+  tx.set(me->actor, handle);
+  tx.commit();
+}
+
+// The host has nothing to do: shall it leave? A result of its last calls may hold a handle that was not there when the
+// last one before it went; then the actor lives on.
+bool Client::actor_leaves(Handle handle) {
+  Actor* a = actor(handle);
+  u32 how = a->closing.load();
+  if (how != 1) return how >= 2;
+  Tx tx(*this);
+  tx.lock(entry(handle).lock);
+  if (!actor_alone(handle)) {
+    a->closing.compare_exchange_strong(how, 0);
+    return false;
+  }
+  if (a->count.load()) return false;  // read after the references: who mails a call holds a handle meanwhile
+  a->closing.compare_exchange_strong(how, 3);
+  return true;
 }
 
 }  // namespace shoal

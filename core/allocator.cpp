@@ -150,13 +150,13 @@ void Client::free_run(Tx& tx, u32 first, u8 warmth) {
 
 // Makes the pages of a large block present: MADV_POPULATE_WRITE allocates and maps them in one pass and reports
 // a lack of memory as an error; older kernels (before 5.14) get the two steps one after the other.
-void Client::commit_block(Offset block, u64 size) {
+void Client::commit_block(Offset block, u64 size, bool let_go) {
   if (size <= SMALL_LIMIT) return;
   PageInfo& p = pages[page_of(block)];
   bool cold = p.warmth & COLD_SOME;
   if (!cold && size < POPULATE_FROM) return;
   u64 len = u64(p.len) * PAGE;
-  void* others = len >= LONG_CALL && let_others_run && !in_tx ? let_others_run() : nullptr;
+  void* others = let_go && len >= LONG_CALL && let_others_run && !in_tx ? let_others_run() : nullptr;
   int error = madvise(rw + block, len, 23 /* MADV_POPULATE_WRITE */) != 0 ? errno : 0;
   if (others) come_back(others);
   if (error) {

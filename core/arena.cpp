@@ -75,18 +75,31 @@ void Client::attach(int fd, int event) {
   if (head.version != ABI_VERSION)
     throw Error(Error::INVALID, "the session was made by another version of Shoal (arena format " +
                                     std::to_string(head.version) + ", ours is " + std::to_string(ABI_VERSION) + ")");
+  void* mapped[2] = {};
+  auto unmap = [&] {
+    for (void* p : mapped)
+      if (p) munmap(p, head.bytes);
+  };
   auto map = [&](int prot) {
     void* p = mmap(nullptr, head.bytes, prot, MAP_SHARED | MAP_NORESERVE, fd, 0);
-    if (p == MAP_FAILED)
+    if (p == MAP_FAILED) {
+      std::string why = std::strerror(errno);
+      unmap();
       throw Error(Error::FULL, "cannot reserve " + std::to_string(head.bytes >> 20) + " MB of addresses for the arena: " +
-                                   std::strerror(errno) + "; raise `ulimit -v` or pass a smaller object_store_memory to init()");
+                                   why + "; raise `ulimit -v` or pass a smaller object_store_memory to init()");
+    }
     madvise(p, head.bytes, MADV_DONTDUMP);
     return p;
   };
-  rw = static_cast<u8*>(map(PROT_READ | PROT_WRITE));
-  ro = static_cast<const u8*>(map(PROT_READ));
+  mapped[0] = map(PROT_READ | PROT_WRITE);
+  mapped[1] = map(PROT_READ);
   void* counts = mmap(nullptr, sizeof(u32) * u64(MAX_OBJECTS), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (counts == MAP_FAILED) throw Error(Error::FULL, "cannot reserve memory for reference counts");
+  if (counts == MAP_FAILED) {
+    unmap();
+    throw Error(Error::FULL, "cannot reserve memory for reference counts");
+  }
+  rw = static_cast<u8*>(mapped[0]);
+  ro = static_cast<const u8*>(mapped[1]);
   local = static_cast<u32*>(counts);
   h = at<Header>(0);
   slots = at<Slot>(h->slots);

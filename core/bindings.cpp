@@ -38,10 +38,21 @@ void set_error(const Error& e) {
 
 bool usable() {
   if (!S.attached) {
-    set_error(Error(Error::ENDED, "no session"));
+    set_error(Error(Error::ENDED, S.epoch ? "the session has ended: shoal.shutdown() was called" : "no session"));
     return false;
   }
   return guarded([] { return C.check_usable(), true; }, false);
+}
+
+bool run_handlers() {
+  u32 epoch = S.epoch;
+  S.handlers++;
+  int result = PyErr_CheckSignals();
+  S.handlers--;
+  if (result < 0) return false;
+  if (epoch == S.epoch) return true;
+  set_error(Error(Error::ENDED, "the session was ended by a signal handler while this call was waiting"));
+  return false;
 }
 
 namespace {
@@ -68,13 +79,20 @@ void attach(int memfd, int eventfd_, u32 slot, int role) {
   call([&] {
     if (S.attached) throw Error(Error::INVALID, "this process already takes part in a session");
     C = Client{};
-    C.attach(memfd, eventfd_);
+    try {
+      C.attach(memfd, eventfd_);
+    } catch (...) {
+      close(memfd);
+      close(eventfd_);
+      throw;
+    }
     C.let_others_run = [] { return static_cast<void*>(new NoGil); };
     C.come_back = [](void* nogil) { delete static_cast<NoGil*>(nogil); };
     S.mapping = new Mapping{C.rw, const_cast<u8*>(C.ro), C.h->bytes, 1};
     S.attached = true;
     S.epoch++;
     S.block_depth = S.help_depth = 0;
+    S.main_thread = PyThread_get_thread_ident();
     C.become(slot, Role(role), i32(getpid()));
   });
 }
@@ -83,14 +101,21 @@ void attach(int memfd, int eventfd_, u32 slot, int role) {
 void become(u32 slot, int role) {
   S.epoch++;
   S.block_depth = S.help_depth = 0;
+  S.main_thread = PyThread_get_thread_ident();
   madvise(C.local, sizeof(u32) * u64(MAX_OBJECTS), MADV_DONTNEED);
   C.become(slot, Role(role), i32(getpid()));
 }
+
+// Forgets a thread that cannot be joined: it belongs to the process we were forked from, or the program is ending.
+void abandon(std::thread& t) { new std::thread(std::move(t)); }
 
 // A thread that sleeps until the supervisor is gone, then tells every waiter of this process. It runs no Python.
 struct Watcher {
   std::thread thread;
   int stop = -1;
+  ~Watcher() {
+    if (thread.joinable()) abandon(thread);  // the interpreter ended without shutdown()
+  }
 } watcher;
 
 void watch_supervisor(int pidfd) {
@@ -117,7 +142,7 @@ void unwatch() {
   u64 one = 1;
   if (write(watcher.stop, &one, sizeof one) < 0) return;
   {
-    nb::gil_scoped_release nogil;
+    NoGil nogil;
     watcher.thread.join();
   }
   close(watcher.stop);
@@ -126,7 +151,7 @@ void unwatch() {
 void detach() {
   if (!S.attached) return;
   if (C.forked) {
-    if (watcher.thread.joinable()) watcher.thread.detach();
+    if (watcher.thread.joinable()) abandon(watcher.thread);
   } else {
     unwatch();
   }
@@ -135,10 +160,13 @@ void detach() {
   // Other threads of this process may be asleep in the arena. They wake, find the session gone, and raise.
   for (u64 end = now_ns() + 2000000000ull; !C.forked && S.inside > 0 && now_ns() < end;) {
     C.ring(C.slot);
-    nb::gil_scoped_release nogil;
+    NoGil nogil;
     usleep(50);
   }
-  if (S.inside > 0 && !C.forked) return;  // a thread is stuck in there: what it looks at stays
+  if ((S.inside > 0 || S.handlers > 0) && !C.forked) {  // somebody is still in there: what they look at stays
+    C.h->dead.store(1);
+    return;
+  }
   S.inside = 0;
   Mapping* m = S.mapping;
   S.mapping = nullptr;
@@ -174,13 +202,13 @@ class Bridge {
     if (fd_ < 0) return;
     gate_.store(2);
     gate_.notify_all();
-    if (!C.forked) {
+    if (getpid() == process_) {
       slot_->ring.fetch_add(1);
       syscall(SYS_futex, &slot_->ring, FUTEX_WAKE, 0x7fffffff, nullptr, nullptr, 0);
-      nb::gil_scoped_release nogil;
+      NoGil nogil;
       thread_.join();
     } else {
-      thread_.detach();
+      abandon(thread_);
     }
     ::close(fd_);
     fd_ = -1;
@@ -209,6 +237,7 @@ class Bridge {
     }
   }
   int fd_;
+  pid_t process_ = getpid();
   Slot* slot_;
   Mapping* mapping_;
   std::atomic<u32> seen_{0}, gate_{0};  // gate: 0 idle, 1 armed, 2 closed
@@ -239,6 +268,8 @@ nb::dict task_info(u64 offset) {
     Handle r = C.returns(t)[i];
     if (C.valid(r) && C.entry(r).task == offset && C.entry(r).state.load() == ENTRY_PENDING) pending.append(r);
   }
+  Handle next = t->scratch;  // of a generator that died between two items
+  if (next && C.valid(next) && C.entry(next).task == offset) pending.append(next);
   d["pending"] = pending;
   return d;
 }
@@ -256,8 +287,10 @@ nb::dict actor_info(u64 handle) {
   d["waiting"] = a->count.load();
   d["name"] = std::string(a->name, strnlen(a->name, MAX_NAME));
   d["class"] = a->class_object;
+  d["task_retries"] = a->task_retries;
   d["creation"] = a->creation;
-  d["detached"] = bool(a->detached);
+  const Slot& host = C.slots[a->slot.load()];
+  d["hosted"] = host.actor == handle && host.state.load() == SLOT_ALIVE;
   return d;
 }
 
@@ -368,6 +401,7 @@ void set_hooks(nb::dict hooks) {
   S.raised = take("raised");
   S.help = take("help");
   S.lock_died = take("lock_died");
+  S.full_error = take("full_error");
 }
 
 }  // namespace
@@ -384,6 +418,10 @@ NB_MODULE(_core, m) {
 
   m.attr("MAX_PROCESSES") = MAX_PROCESSES;
   m.attr("MAX_OBJECTS") = MAX_OBJECTS;
+  m.attr("MAX_SHAPES") = MAX_SHAPES;
+  m.attr("MAX_RESOURCES") = MAX_RESOURCES;
+  m.attr("MAX_DEMANDS") = MAX_DEMANDS;
+  m.attr("WAIT_NODES") = WAIT_NODES;
   m.attr("DRIVER") = int(ROLE_DRIVER);
   m.attr("SUPERVISOR") = int(ROLE_SUPERVISOR);
   m.attr("WORKER") = int(ROLE_WORKER);
@@ -439,10 +477,17 @@ NB_MODULE(_core, m) {
   m.def("label", [](const std::string& text) {
     std::strncpy(C.me->label, text.c_str(), MAX_NAME - 1);
   });
-  m.def("ring_seen", [] { return C.me->ring.load(std::memory_order_seq_cst); });
+  m.def("ring_seen", [] { return S.attached ? C.me->ring.load(std::memory_order_seq_cst) : 0; });
   m.def("watch", [](nb::handle ref) {
     Handle h = ref_handle(ref);
     call([&] { C.watch(h); });
+  });
+  m.def("collect_refs", [](nb::object f) {  // f() and the references that it pickled, which are not pinned then
+    Collector c;
+    nb::object value = f();
+    nb::list refs;
+    for (PyObject* r : c.refs) refs.append(nb::borrow(r));
+    return nb::make_tuple(value, refs);
   });
   m.def("statistics", &statistics);
   m.def("processes", &processes);
@@ -520,12 +565,17 @@ NB_MODULE(_core, m) {
       return true;
     });
   });
-  m.def("task_cancelled", [](u64 task) { return (task_at(task)->flags & TASK_CANCELLED) != 0; });
+  m.def("task_cancelled", [](u64 task) {  // false too once it is over: its record is another's by then
+    for (Offset o = C.me->running; o; o = task_at(o)->qnext)
+      if (o == task) return (task_at(task)->flags & TASK_CANCELLED) != 0;
+    return false;
+  });
 
   // actors
-  m.def("create_actor", [](u32 shape, u64 class_object, const std::string& name, int restarts, int max_pending, bool detached) {
+  m.def("create_actor", [](u32 shape, u64 class_object, const std::string& name, int restarts, int max_pending, int task_retries,
+                           bool detached) {
     need_session();
-    Handle h = call([&] { return C.create_actor(shape, class_object, name, restarts, max_pending, detached); });
+    Handle h = call([&] { return C.create_actor(shape, class_object, name, restarts, max_pending, task_retries, detached); });
     return nb::steal(new_ref(h));
   });
   m.def("actor_alive", [](u64 h, u64 creation, bool keep) {
@@ -534,30 +584,27 @@ NB_MODULE(_core, m) {
   });
   m.def("actor_dead", [](u64 h, nb::handle death) {
     Handle d = ref_handle(death);
-    call([&] { C.actor_dead(h, d); });
+    return call([&] { return C.actor_dead(h, d); });
   });
   m.def("actor_restarting", [](u64 h) { call([&] { C.actor_restarting(h); }); });
-  m.def("actor_drop_life", [](u64 h) {  // the actor's own reference to itself, once it is dead
-    call([&] {
-      Actor* a = C.actor(h);
-      C.h->actors.fetch_sub(1);
-      bool detached = a->detached;
-      a->detached = 0;
-      if (detached) C.drop_contained(h);
-      C.drop_contained(h);
-    });
-  });
+  m.def("actor_drop_life", [](u64 h) { call([&] { C.actor_drop_life(h); }); });
+  m.def("actor_starts", [](u64 h) { call([&] { C.actor_starts(h); }); });
+  m.def("actor_exists", [](u64 h) { return C.valid(h); });
   m.def("actor_death", [](u64 h) {
     Handle d = C.actor(h)->death;
     return d ? share(d) : nb::object(nb::none());
   });
   m.def("actor_info", &actor_info);
-  m.def("closing", [](u64 h) { return C.actor(h)->closing.load(); });
+  m.def("actor_leaves", [](u64 h) { return call([&] { return C.actor_leaves(h); }); });
   m.def("mail_count", [](u64 h) { return C.mail_count(h); });
   m.def("actor_close", [](u64 h, u32 how) {  // 1: after the mailbox, 2: now
     Actor* a = C.actor(h);
     a->closing.store(how);
     if (a->state.load() == ACTOR_ALIVE) C.ring(a->slot.load());
+  });
+  m.def("cancel_creation", [](u64 h) {
+    Task* t = call([&] { return C.cancel_creation(h); });
+    return t ? C.offset(t) : 0;
   });
   m.def("take_dead_mail", [](u64 h) {
     Task* t = call([&] { return C.take_all_mail(h); });

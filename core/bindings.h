@@ -3,7 +3,9 @@
 #pragma once
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <cxxabi.h>
 #include <structmember.h>
+#include <unistd.h>
 
 #include "client.h"
 
@@ -22,8 +24,10 @@ struct State {
   u32 epoch = 0;  // counts sessions of this process (and forks): references of older ones are dead
   Mapping* mapping = nullptr;
   int inside = 0;  // threads that let go of the GIL in a copy, spin or sleep: the arena must stay mapped for them
+  int handlers = 0;  // waits of the main thread that run signal handlers, which may end the session
   u32 block_depth = 0;
   u32 help_depth = 0;
+  unsigned long main_thread = 0;  // the one that joined the session
   // Python callables, see set_hooks() in bindings.cpp
   PyObject* serialize = nullptr;          // value -> (bytes, [buffers])
   PyObject* serialize_mutable = nullptr;
@@ -31,6 +35,7 @@ struct State {
   PyObject* make_error = nullptr;         // code, text -> exception
   PyObject* raised = nullptr;             // stored exception -> exception to raise
   PyObject* help = nullptr;               // runs a call inline
+  PyObject* full_error = nullptr;         // the class ObjectStoreFullError
   PyObject* lock_died = nullptr;          // pid, label, age_s -> exception
 };
 extern State S;
@@ -40,6 +45,8 @@ extern State S;
 void set_error(const Error& e);
 bool usable();  // false: an exception is set
 PyObject* not_initialized();
+// Runs the handlers of signals that came. False: one raised, or ended the session that the caller is in.
+bool run_handlers();
 
 template <class F>
 auto guarded(F f, decltype(f()) failed) -> decltype(f()) {
@@ -61,7 +68,13 @@ class NoGil {
     s_ = PyEval_SaveThread();
   }
   ~NoGil() {
-    PyEval_RestoreThread(s_);
+    try {
+      PyEval_RestoreThread(s_);
+    } catch (abi::__forced_unwind&) {
+      // The interpreter is ending and makes its daemon threads vanish here (pthread_exit). That would unwind our frames, which
+      // touch Python and the arena, and end in std::terminate. From Python 3.14 on it stops them instead; so do we.
+      for (;;) pause();
+    }
     S.inside--;
   }
 
@@ -92,7 +105,7 @@ struct Collector {
   Collector();
   ~Collector();
 };
-extern Collector* collector;
+extern thread_local Collector* collector;  // pickling runs Python, so threads take turns in the middle of it
 
 // --------------------------------------------------------------------------- values (bindings_values.cpp)
 
@@ -114,6 +127,7 @@ bool ready_tasks(PyObject* module);
 // This process waits: its CPU is lent out.
 struct Blocking {
   bool on = false;
+  u32 epoch = S.epoch;
   void begin();
   void end();
   ~Blocking();

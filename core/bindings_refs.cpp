@@ -8,7 +8,7 @@ namespace shoal::py {
 PyTypeObject* RefType;
 static PyTypeObject* BufferType;
 static PyObject* restore_function;
-Collector* collector = nullptr;
+thread_local Collector* collector = nullptr;
 
 Collector::Collector() : outer(collector) { collector = this; }
 Collector::~Collector() {
@@ -103,7 +103,18 @@ static PyObject* ref_reduce(PyObject* self, PyObject*) {
 static PyObject* restore(PyObject*, PyObject* const* args, Py_ssize_t n) {
   if (n != 2) return PyErr_SetString(PyExc_TypeError, "_restore_ref takes 2 arguments"), nullptr;
   u64 session = PyLong_AsUnsignedLongLong(args[0]), h = PyLong_AsUnsignedLongLong(args[1]);
-  if (PyErr_Occurred() || !usable()) return nullptr;
+  if (PyErr_Occurred()) return nullptr;
+  if (!S.attached || C.forked) {
+    // Of no use here, and whoever tries to is told. An error now would end the workers of a multiprocessing.Pool, one after
+    // the other, without a word.
+    Ref* r = PyObject_New(Ref, RefType);
+    if (!r) return nullptr;
+    r->handle = h;
+    r->epoch = 0;  // no session has this
+    r->weakrefs = nullptr;
+    return reinterpret_cast<PyObject*>(r);
+  }
+  if (!usable()) return nullptr;
   if (session != C.h->session) {
     set_error(Error(Error::ENDED, "this ObjectRef was pickled in another session; its object is not here"));
     return nullptr;

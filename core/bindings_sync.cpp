@@ -51,6 +51,20 @@ bool told(Mutex* m, PyObject* name) {
   return false;
 }
 
+bool sleep_until(u64 deadline) {  // false: exception
+  while (now_ns() < deadline) {
+    u32 seen = C.me->ring.load(std::memory_order_seq_cst);
+    if (!run_handlers()) return false;
+    bool quiet;
+    {
+      NoGil nogil;
+      quiet = C.sleep_ring(seen, deadline);
+    }
+    if ((!quiet && !run_handlers()) || !usable()) return false;
+  }
+  return true;
+}
+
 // 1: ours; 0: not within the time; -1: exception; -2: LockHolderDied, and it is ours all the same
 int acquire(Lock* l, u64 deadline, bool now) {
   u64 me;
@@ -69,9 +83,11 @@ int acquire(Lock* l, u64 deadline, bool now) {
                       "with shoal.lock(..., reentrant=True)");
       return -1;
     }
+    return sleep_until(deadline) ? 0 : -1;  // nobody else can release it
   }
   if (now) return 0;
   WaitNode* node = nullptr;
+  u32 epoch = S.epoch;
   int result = -1;
   bool blocked = false;
   try {
@@ -97,6 +113,7 @@ int acquire(Lock* l, u64 deadline, bool now) {
       }
       if (!blocked && S.block_depth++ == 0) C.block_begin();
       blocked = true;
+      if (!run_handlers()) break;
       u64 start = now_ns();
       bool quiet;
       {
@@ -105,7 +122,7 @@ int acquire(Lock* l, u64 deadline, bool now) {
       }
       u64 end = now_ns();
       C.slept(end - start);
-      if ((!quiet && PyErr_CheckSignals() < 0) || !usable()) break;
+      if ((!quiet && !run_handlers()) || !usable()) break;
       if (deadline && end >= deadline) {
         bool ours = C.mutex_leave(m, node);
         node = nullptr;
@@ -113,6 +130,7 @@ int acquire(Lock* l, u64 deadline, bool now) {
         break;
       }
     }
+    if (epoch != S.epoch) return -1;  // the session is gone, and with it the queue
     if (node) {  // interrupted
       if (C.mutex_leave(m, node)) C.mutex_release(m, me);
     }

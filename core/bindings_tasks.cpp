@@ -190,6 +190,13 @@ bool entry_done(void* e) { return static_cast<Entry*>(e)->state.load(std::memory
 
 u64 deadline_in(double seconds) { return now_ns() + u64(seconds * 1e9) + 1; }
 
+// May this thread run a task inside the one that waits? Only where tasks run anyway: in a worker's main thread. And
+// only if the wait is one for that task, without a limit of time (the callers see to that).
+bool may_help() {
+  return S.help_depth < MAX_HELP_DEPTH && C.me->role.load(std::memory_order_relaxed) == ROLE_WORKER &&
+         S.main_thread == PyThread_get_thread_ident();
+}
+
 // Runs a stolen task inside the present one.
 bool run_inline(Task* t) {
   PyObject* call = call_of(t);
@@ -212,7 +219,7 @@ void Blocking::begin() {
 void Blocking::end() {
   if (!on) return;
   on = false;
-  if (--S.block_depth == 0 && S.attached) C.block_end();
+  if (epoch == S.epoch && --S.block_depth == 0) C.block_end();
 }
 Blocking::~Blocking() {
   try {
@@ -222,6 +229,7 @@ Blocking::~Blocking() {
 }
 
 Waited nap(u32 seen, u64 deadline) {
+  if (!run_handlers()) return Waited::FAILED;  // what came before the sleep does not interrupt it
   u64 start = now_ns();
   bool quiet;
   {
@@ -230,7 +238,7 @@ Waited nap(u32 seen, u64 deadline) {
   }
   u64 end = now_ns();
   C.slept(end - start);
-  if (!quiet && PyErr_CheckSignals() < 0) return Waited::FAILED;
+  if (!quiet && !run_handlers()) return Waited::FAILED;
   if (!usable()) return Waited::FAILED;
   return deadline && end >= deadline ? Waited::TIMEOUT : Waited::DONE;
 }
@@ -244,7 +252,7 @@ Waited wait_done(Handle h, u64 deadline, bool now) {
     for (;;) {
       C.check_usable();
       Task* t = nullptr;
-      if (S.help_depth < MAX_HELP_DEPTH && C.me->role.load(std::memory_order_relaxed) == ROLE_WORKER && C.steal(h, &t)) {
+      if (!deadline && may_help() && C.steal(h, &t)) {
         blocking.end();
         if (!run_inline(t)) return Waited::FAILED;
       } else {
@@ -314,7 +322,7 @@ PyObject* get_many(PyObject*, PyObject* const* args, Py_ssize_t n) {
   u64 deadline;
   bool now;
   if (!arity("get_many", n, 2) || !parse_timeout(args[1], &deadline, &now)) return nullptr;
-  PyObject* seq = PySequence_Fast(args[0], "expected a list of ObjectRefs");
+  PyObject* seq = PySequence_Tuple(args[0]);  // of our own: another thread may change the list while we wait
   if (!seq) return nullptr;
   Py_ssize_t count = PySequence_Fast_GET_SIZE(seq);
   std::vector<Handle> handles(static_cast<size_t>(count));
@@ -371,11 +379,12 @@ PyObject* wait(PyObject*, PyObject* const* args, Py_ssize_t n) {
     if (!live_ref(PyList_GET_ITEM(seq, i), &handles[size_t(i)])) return nullptr;
     many.entries.push_back(&C.entry(handles[size_t(i)]));
   }
+  bool help = !deadline && want == size_t(count);  // else one that is not needed might keep us from the others
   bool ok = guarded([&] {
     Blocking blocking;
     while (!enough_done(&many) && !now) {
       Task* t = nullptr;
-      if (S.help_depth < MAX_HELP_DEPTH && C.me->role.load(std::memory_order_relaxed) == ROLE_WORKER) {
+      if (help && may_help()) {
         for (size_t i = 0; i < handles.size() && !t; i++)
           if (!entry_done(many.entries[i])) C.steal(handles[i], &t);
         if (t) {
@@ -496,12 +505,20 @@ PyObject* submit(PyObject*, PyObject* const* a, Py_ssize_t n) {
   return out;
 }
 
+// Stores an exception. In a full arena it stores None, which needs no memory: who waits must be told something.
+bool store_error(Handle h, PyObject* error) {
+  if (store(h, error)) return true;
+  if (!PyErr_ExceptionMatches(S.full_error)) return false;
+  PyErr_Clear();
+  return guarded([&] { return C.reset_payload(h), C.set_inline(h, TAG_NONE, 0), true; }, false);
+}
+
 // A finished reference to an error, for calls that cannot even be submitted.
 PyObject* put_error(PyObject*, PyObject* error) {
   if (!usable()) return nullptr;
   Handle h = guarded([&] { return C.create(KIND_VALUE); }, Handle(0));
   if (!h) return nullptr;
-  if (!store(h, error)) {
+  if (!store_error(h, error)) {
     C.release(h);
     return nullptr;
   }
@@ -583,10 +600,10 @@ PyObject* next_mail(PyObject*, PyObject* const* args, Py_ssize_t n) {
     for (;;) {
       C.check_usable();
       Rung r{C.me->ring.load(std::memory_order_seq_cst)};
-      if (C.h->stopping.load() || C.me->command.load() & CMD_EXIT || actor->closing.load() == 2) return true;
+      if (C.h->stopping.load() || actor->closing.load() >= 2) return true;  // CMD_EXIT was meant for the idle worker it was
       t = C.take_mail(Handle(handle));
       if (t || !block) return true;
-      if (actor->closing.load() && !actor->count.load()) return true;
+      if (actor->closing.load() && C.actor_leaves(Handle(handle))) return true;
       bool found;
       {
         NoGil nogil;
@@ -606,7 +623,7 @@ bool seal_value(Task* t, u32 i, PyObject* value, bool failed) {
   Handle h = C.returns(t)[i];
   Entry& e = C.entry(h);
   if (!C.valid(h) || e.task != C.offset(t) || e.state.load() != ENTRY_PENDING) return true;
-  if (!store(h, value)) {
+  if (!(failed ? store_error(h, value) : store(h, value))) {
     guarded([&] { return C.reset_payload(h), true; }, false);
     return false;
   }

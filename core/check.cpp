@@ -166,7 +166,7 @@ struct Audit {
       }
       if (e.kind == KIND_ACTOR && state == ENTRY_READY) {
         Actor* a = c.actor(h);
-        if (a->state.load() != ACTOR_DEAD) contained[i] += 1 + a->detached;
+        contained[i] += a->life;
         if (a->death) contained[index_of(a->death)]++;
         u32 count = 0;
         for (Offset o = a->head; o; o = c.at<Task>(o)->qnext) {
@@ -174,7 +174,6 @@ struct Audit {
           task(o);
         }
         if (count != a->count.load()) say("actor " + std::string(a->name) + ": mailbox counted wrong");
-        task(a->creation);
       }
     }
     u64 central = 0;

@@ -25,6 +25,7 @@ struct Error : std::runtime_error {
 
 #ifdef SHOAL_CRASH_POINTS
 void crash_point(const char* name);
+void arm_crash_point(const char* spec);  // as SHOAL_CRASH does, for this process from now on
 #define CRASH_POINT(name) ::shoal::crash_point(name)
 #else
 #define CRASH_POINT(name) (void)0
@@ -41,6 +42,12 @@ inline void cpu_relax() {
 
 inline u32 index_of(Handle h) { return u32(h); }
 inline u32 gen_of(Handle h) { return u32(h >> 32); }
+
+// Reads a field without the lock that guards it: a hint, to be looked at again under the lock before it counts.
+template <class T>
+T peek(const T& field) {
+  return __atomic_load_n(&field, __ATOMIC_RELAXED);
+}
 
 struct Client;
 
@@ -62,7 +69,7 @@ class Tx {
   template <class T>
   void set(T& field, std::type_identity_t<T> value) {
     record(&field, sizeof(T));
-    field = value;
+    __atomic_store_n(&field, value, __ATOMIC_RELAXED);  // whole, for those who peek()
   }
   template <class T>
   void set(std::atomic<T>& field, std::type_identity_t<T> value) {
@@ -115,7 +122,7 @@ struct Client {
   // allocator.cpp
   Offset alloc_block(Tx& tx, u64 size);       // tx holds nothing of the heap; ensure_block(size) came before
   void ensure_block(u64 size);                // may refill the cache; throws FULL
-  void commit_block(Offset block, u64 size);  // makes a fresh large block safe to touch; throws FULL
+  void commit_block(Offset block, u64 size, bool let_go = true);  // makes a fresh large block safe to touch; throws FULL
   void free_block(Tx& tx, Offset block);
   u64 block_size(Offset block) const;
   void trim_caches();                         // gives surplus cached blocks and entries back
@@ -144,6 +151,7 @@ struct Client {
     return u64(entries[index].gen.load(std::memory_order_relaxed)) << 32 | index;
   }
   bool valid(Handle h) const;
+  bool same_life(Handle h) const;
   Handle create(Kind kind);                    // CREATING, held by us; local count 1
   u8* attach_block(Handle h, u64 size);        // payload memory for an object we are making
   u8* begin_payload(Handle h, u32 format, u32 nrefs, u32 nbuffers, u64 meta_size, const u64* sizes);
@@ -166,7 +174,9 @@ struct Client {
   BufferSpan* spans(Handle h) const { return reinterpret_cast<BufferSpan*>(refs(h) + payload(h)->nrefs_max); }
   Mutex* mutex(Handle h) const { return at<Mutex>(entry(h).payload + 64); }
   bool unreferenced(Tx& tx, Handle h);         // [lock Entry::lock] true: it is ours to dispose of now
-  std::vector<Handle> closing_actors;          // found unreferenced inside a tx, told after it
+  bool sealed(Handle h) const;                 // [lock Entry::lock]
+  bool owes(const Task* t, Handle r);          // does t still have to make r?
+  bool actor_alone(Handle h) const;            // [lock Entry::lock]
   void after_tx();
   void reset_payload(Handle h);                // a dead maker's block away from a PENDING entry
 
@@ -196,7 +206,7 @@ struct Client {
   Task* pop(Tx& tx, Shape& s);
   void unlink_queued(Tx& tx, Task* t);
   void link_running(Tx& tx, Task* t);
-  void unlink_dep(Dep* d);
+  void unlink_dep(Tx& tx, Dep* d);
   bool fits(const Shape& s) const;
   bool grant(Tx& tx, u32 shape);
   u32 rotor = 0, served = 0;
@@ -212,6 +222,7 @@ struct Client {
   bool work_visible() const;                   // something this worker could run
   bool runnable() const;                       // something that any idle worker could run
   bool cancel_queued(Handle h, Task** out);    // true: *out is ours to fail
+  Task* cancel_creation(Handle actor);
   void unlink_running(Tx& tx, Task* t);
   void drop_deps(Task* t);
   void free_task(Task* t);
@@ -223,17 +234,23 @@ struct Client {
 
   // actors.cpp
   Actor* actor(Handle h) const { return at<Actor>(entry(h).payload + 64); }
-  Handle create_actor(u32 shape, Handle class_object, const std::string& name, i32 restarts, i32 max_pending, bool detached);
+  Handle create_actor(u32 shape, Handle class_object, const std::string& name, i32 restarts, i32 max_pending, i32 task_retries,
+                      bool detached);
   bool mail(Task* t);                          // false: the actor is dead
+  bool post(Tx& tx, Task* t);                  // ... the change itself, committed if true
   u64 mail_count(Handle h) const { return actor(h)->count.load(std::memory_order_relaxed); }
   Task* take_mail(Handle h);
   Task* take_mail_any(Handle h, bool also_unready);
+  void wait_for_lock(Task* t);
   void unlink_mail(Tx& tx, Actor* a, Task* t);
   void actor_restarting(Handle h);
   void actor_alive(Handle h);
   Task* take_all_mail(Handle h);               // supervisor: unlinks one call of a dead actor
-  void actor_dead(Handle h, Handle death);
-  void actor_unreferenced(Handle h);
+  bool actor_dead(Handle h, Handle death);
+  void actor_drop_life(Handle h);
+  void actor_starts(Handle h);
+  bool actor_leaves(Handle h);
+  bool actor_over(Handle h) const;
 
   // names.cpp
   bool name_set(NameSpace space, std::string_view name, Handle object);
@@ -282,6 +299,11 @@ struct Client {
   // recovery.cpp -- supervisor
   u32 claim_slot();
   void rollback(u32 slot);
+  void unlock_dead(u32 slot);                  // its half-made change is undone, its short locks are free
+  bool ended(u32 slot) const;                  // is the process of this slot known to be dead?
+  bool hold_ready(Handle h);                   // acquire(), if it is READY now
+  void repair_object(Handle h, u32 slot);
+  std::vector<Handle> stillborn;               // from sweep(): actors that the dead had made, but not submitted
   Task* recover(u32 slot);                     // first: journal, caches, lease; returns the running list
   void sweep(u32 slot);                        // last: the dead process's bits, locks, unfinished objects
   void free_slot(u32 slot);

@@ -48,8 +48,10 @@ void Tx::lock(SpinLock& l) {
     } else {
       // The holder lost its core, or died and waits for its repair.
       sched_yield();
-      if ((spins & 1023) == 0 && client.h->dead.load(std::memory_order_relaxed))
-        throw Error(Error::ENDED, "the session has ended: its supervisor is gone");
+      if ((spins & 1023) != 0) continue;
+      if (client.h->dead.load(std::memory_order_relaxed)) throw Error(Error::ENDED, "the session has ended: its supervisor is gone");
+      // Nobody else would free it while the supervisor waits here, busy with another one's death.
+      if (client.slot == SUPERVISOR_SLOT && free && client.ended(free - 1)) client.unlock_dead(free - 1);
     }
   }
   CRASH_POINT("tx.locked");

@@ -23,32 +23,42 @@ static NameNode* find(Client& c, NameSpace space, std::string_view name, Offset*
   return nullptr;
 }
 
+// [Entry::lock, or a reference] Named, but it takes no more calls; one that merely has no handle left can be found again,
+// and stays then.
+bool Client::actor_over(Handle handle) const {
+  return !sealed(handle) || actor(handle)->closing.load() >= 2 || actor(handle)->state.load() == ACTOR_DEAD;
+}
+
 bool Client::name_set(NameSpace space, std::string_view name, Handle object) {
   if (name.size() > 4096) throw Error(Error::INVALID, "a name may have at most 4096 bytes");
   u64 size = sizeof(NameNode) + name.size();
   ensure_block(size);
-  if (space != NAMES_ACTOR) add_contained(object);
-  bool done = false;
-  {
-    Tx tx(*this);
-    tx.lock(h->names.lock);
-    Offset* link;
-    if (!find(*this, space, name, &link)) {
-      Offset block = alloc_block(tx, size);
-      auto* n = at<NameNode>(block);
-      tx.set(n->next, Offset(0));  // the free list's link lies here: journal it
-      n->object = object;
-      n->space = space;
-      n->length = u32(name.size());
-      std::memcpy(n->bytes, name.data(), name.size());
-      tx.set(*link, block);
-      tx.set(h->names.count, h->names.count + 1);
-      tx.commit();
-      done = true;
+  Tx tx(*this);
+  tx.lock(h->names.lock);
+  Offset* link;
+  if (NameNode* taken = find(*this, space, name, &link)) {
+    if (space != NAMES_ACTOR) return false;
+    tx.lock(entry(taken->object).lock);
+    if (!actor_over(taken->object)) return false;
+    tx.set(taken->object, object);  // its name will be taken away from it soon
+  } else {
+    if (space != NAMES_ACTOR) {
+      Entry& e = entry(object);
+      tx.lock(e.lock);
+      tx.set(e.contained, e.contained + 1);
     }
+    Offset block = alloc_block(tx, size);
+    auto* n = at<NameNode>(block);
+    tx.set(n->next, Offset(0));  // the free list's link lies here: journal it
+    n->object = object;
+    n->space = space;
+    n->length = u32(name.size());
+    std::memcpy(n->bytes, name.data(), name.size());
+    tx.set(*link, block);
+    tx.set(h->names.count, h->names.count + 1);
   }
-  if (!done && space != NAMES_ACTOR) drop_contained(object);
-  return done;
+  tx.commit();
+  return true;
 }
 
 // hold: the handle returned counts as one more reference of this process.
@@ -61,23 +71,19 @@ Handle Client::name_get(NameSpace space, std::string_view name, bool hold) {
     NameNode* n = find(*this, space, name, &link);
     if (!n) return 0;
     object = n->object;
-    if (space == NAMES_ACTOR) {
-      if (!valid(object)) return 0;
-      Actor* a = actor(object);
-      if (a->closing.load() || a->state.load() == ACTOR_DEAD) return 0;
-    }
   }
-  if (hold) {
-    try {
-      acquire(object);
-    } catch (const Error&) {
-      return 0;  // gone between the two steps
-    }
+  try {
+    acquire(object);
+  } catch (const Error&) {
+    return 0;  // gone between the two steps
   }
-  return object;
+  bool over = space == NAMES_ACTOR && actor_over(object);  // it decided to leave before it could see us
+  if (over || !hold) release(object);
+  return over ? 0 : object;
 }
 
 bool Client::name_remove(NameSpace space, std::string_view name, Handle object) {
+  bool dead = false;
   {
     Tx tx(*this);
     tx.lock(h->names.lock);
@@ -85,12 +91,14 @@ bool Client::name_remove(NameSpace space, std::string_view name, Handle object) 
     NameNode* n = find(*this, space, name, &link);
     if (!n || (object && n->object != object)) return false;
     object = n->object;
+    if (space != NAMES_ACTOR) dead = drop_contained_tx(tx, object);
     tx.set(*link, n->next);
     tx.set(h->names.count, h->names.count - 1);
     free_block(tx, offset(n));
     tx.commit();
   }
-  if (space != NAMES_ACTOR) drop_contained(object);
+  if (dead) dispose(object);
+  if (!to_ring.empty()) after_tx();
   return true;
 }
 

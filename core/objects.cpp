@@ -30,6 +30,19 @@ bool Client::valid(Handle h) const {
   return e.gen.load(std::memory_order_relaxed) == gen_of(h) && e.state.load(std::memory_order_acquire) != ENTRY_FREE;
 }
 
+// [Entry::lock] To be asked after something was read from the entry: did it belong to the object `h`? An entry is freed
+// and made again without its lock, since nobody refers to it then; but one who comes late may still look.
+bool Client::same_life(Handle h) const {
+  std::atomic_thread_fence(std::memory_order_acquire);
+  return entry(h).gen.load(std::memory_order_relaxed) == gen_of(h);
+}
+
+// [Entry::lock] Is it `h` still, and finished? It stays so while the lock is held: the fields that it guards may be read.
+bool Client::sealed(Handle h) const {
+  u32 state = entry(h).state.load(std::memory_order_acquire);
+  return (state == ENTRY_READY || state == ENTRY_FAILED) && same_life(h);
+}
+
 Handle Client::create(Kind kind) {
   ensure_entry();
   Tx tx(*this);
@@ -137,7 +150,7 @@ void Client::finish_seal(Handle h) {
   {
     Tx tx(*this);
     tx.lock(e.lock);
-    if (!e.task) return;  // done already
+    if (!sealed(h) || !e.task) return;  // done already, by the supervisor's sweep
     waiter = e.waiter;
     tx.set(e.waiter, 0u);
     tx.set(e.task, Offset(0));
@@ -163,6 +176,8 @@ void Client::drain_dependents(Handle h) {
     {
       Tx tx(*this);
       tx.lock(e.lock);
+      // The last one that we made ready may have run by now, and with it the object may have gone.
+      if (!sealed(h)) return;
       Offset first = e.dependents;
       if (!first) return;
       Dep* d = at<Dep>(first);
@@ -171,23 +186,33 @@ void Client::drain_dependents(Handle h) {
       tx.set(d->waiting, 0u);
       tx.lock(t->lock);
       u32 left = t->unready.load(std::memory_order_relaxed) - 1;
+      if (!left) ready(tx, t);  // first, so that an actor's host, which looks at `unready` under its lock, waits for our commit
       tx.set(t->unready, left);
-      if (!left) ready(tx, t);
       tx.commit();
     }
     after_tx();
   }
 }
 
+// Does nobody but the actor itself refer to it? [lock Entry::lock]
+bool Client::actor_alone(Handle h) const {
+  Entry& e = entry(h);
+  if (e.contained != 1 || !e.holders) return e.contained == 1;
+  Actor* a = actor(h);
+  u32 self = a->slot.load(std::memory_order_relaxed);
+  return e.holders == 1 && e.holder_bits[self / 64].load(std::memory_order_relaxed) >> (self % 64) & 1 &&
+         a->state.load(std::memory_order_relaxed) == ACTOR_ALIVE;
+}
+
 // Is nothing left that refers to it? An actor lives on until it has been told (its process counts as one).
 bool Client::unreferenced(Tx& tx, Handle h) {
   Entry& e = entry(h);
   if (e.kind == KIND_ACTOR && e.contained == 1 && e.state.load(std::memory_order_relaxed) == ENTRY_READY) {
+    // Here and not after the change: then the actor itself could be gone already.
     Actor* a = actor(h);
-    u32 self = a->slot.load(std::memory_order_relaxed);
-    bool only_self = e.holders == 1 && e.holder_bits[self / 64].load(std::memory_order_relaxed) >> (self % 64) & 1 &&
-                     a->state.load(std::memory_order_relaxed) == ACTOR_ALIVE;
-    if ((e.holders == 0 || only_self) && a->state.load(std::memory_order_relaxed) != ACTOR_DEAD) closing_actors.push_back(h);
+    u32 open = 0, state = a->state.load(std::memory_order_relaxed);
+    if (actor_alone(h) && state != ACTOR_DEAD && a->closing.compare_exchange_strong(open, 1) && a->state.load() == ACTOR_ALIVE)
+      to_ring.push_back(a->slot.load());
     return false;
   }
   if (e.holders || e.contained) return false;
@@ -198,19 +223,21 @@ bool Client::unreferenced(Tx& tx, Handle h) {
 
 void Client::acquire(Handle h) {
   u32 i = index_of(h);
-  if (local[i]++) return;
   Entry& e = entries[i];
+  if (local[i] && same_life(h)) {
+    local[i]++;
+    return;
+  }
   Tx tx(*this);
   tx.lock(e.lock);
   u32 state = e.state.load(std::memory_order_relaxed);
-  if (e.gen.load(std::memory_order_relaxed) != gen_of(h) || state == ENTRY_FREE || state == ENTRY_DISPOSING) {
-    local[i]--;
+  if (!same_life(h) || state == ENTRY_FREE || state == ENTRY_DISPOSING)
     throw Error(Error::GONE, "the object no longer exists: its last reference was dropped before this one was made");
-  }
   auto& word = e.holder_bits[slot / 64];
   tx.set(word, word.load(std::memory_order_relaxed) | 1ull << slot % 64);
   tx.set(e.holders, e.holders + 1);
   tx.commit();
+  local[i] = 1;
 }
 
 void Client::release(Handle h) {
@@ -230,7 +257,7 @@ void Client::release(Handle h) {
   }
   CRASH_POINT("release.dispose");
   if (dead) dispose(h);
-  if (!closing_actors.empty()) after_tx();
+  if (!to_ring.empty()) after_tx();
 }
 
 void Client::add_contained(Handle h) {
@@ -257,7 +284,7 @@ void Client::drop_contained(Handle h) {
     tx.commit();
   }
   if (dead) dispose(h);
-  if (!closing_actors.empty()) after_tx();
+  if (!to_ring.empty()) after_tx();
 }
 
 // Takes an object apart that nothing refers to. Chains of objects that contain one another are followed with a
@@ -316,6 +343,14 @@ void Client::dispose(Handle first) {
     more.pop_back();
   }
   if (surplus || entry_surplus) trim_caches();
+  if (!to_ring.empty()) after_tx();
+}
+
+bool Client::owes(const Task* t, Handle r) {
+  Entry& e = entry(r);
+  Tx tx(*this);
+  tx.lock(e.lock);
+  return e.state.load(std::memory_order_acquire) == ENTRY_PENDING && same_life(r) && e.task == offset(t);
 }
 
 void Client::reset_payload(Handle h) {
@@ -358,11 +393,6 @@ void Client::after_tx() {
     u32 s = to_ring.back();
     to_ring.pop_back();
     ring(s);
-  }
-  while (!closing_actors.empty()) {
-    Handle h = closing_actors.back();
-    closing_actors.pop_back();
-    actor_unreferenced(h);
   }
 }
 

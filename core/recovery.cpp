@@ -8,8 +8,12 @@
 //   free_slot()  the slot may be used again; everybody is rung, since a wake-up may have died with it
 //
 // Each step may be repeated. If the supervisor itself dies the session ends, so it needs no repair of its own.
+#include <poll.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <csignal>
 #include <cstdlib>
 
@@ -19,13 +23,27 @@ namespace shoal {
 
 #ifdef SHOAL_CRASH_POINTS
 // Test builds: SHOAL_CRASH=name:n kills the process at the n-th passage of that point.
+static struct {
+  char name[32];
+  size_t length = 0;  // 0: none is armed
+  std::atomic<long> left;
+} crash;
+
+void arm_crash_point(const char* spec) {
+  const char* colon = std::strrchr(spec, ':');
+  crash.length = colon && size_t(colon - spec) < sizeof crash.name ? size_t(colon - spec) : 0;
+  std::memcpy(crash.name, spec, crash.length);
+  crash.left.store(crash.length ? std::atol(colon + 1) : 0);
+}
+
 void crash_point(const char* name) {
-  static const char* want = std::getenv("SHOAL_CRASH");
-  if (!want) return;
-  static const std::string spec = want;
-  static const auto colon = spec.rfind(':');
-  static thread_local long left = std::atol(spec.c_str() + colon + 1);
-  if (spec.compare(0, colon, name) == 0 && colon == std::strlen(name) && --left == 0) kill(getpid(), 9);
+  static const bool from_environment = [] {
+    if (const char* spec = std::getenv("SHOAL_CRASH")) arm_crash_point(spec);
+    return true;
+  }();
+  (void)from_environment;
+  if (!crash.length || std::strlen(name) != crash.length || std::memcmp(crash.name, name, crash.length)) return;
+  if (crash.left.fetch_sub(1) == 1) kill(getpid(), SIGKILL);
 }
 #endif
 
@@ -46,22 +64,48 @@ void Client::rollback(u32 s) {
   Journal& j = slots[s].journal;
   while (j.count > 0) {
     const JournalRecord& r = j.rec[j.count - 1];
-    std::memcpy(rw + (r.where & 0x00ffffffffffffffull), &r.old, r.where >> 56);
+    u8* field = rw + (r.where & 0x00ffffffffffffffull);
+    switch (r.where >> 56) {  // whole: there are readers without a lock
+      case 1: __atomic_store_n(field, u8(r.old), __ATOMIC_RELEASE); break;
+      case 2: __atomic_store_n(reinterpret_cast<u16*>(field), u16(r.old), __ATOMIC_RELEASE); break;
+      case 4: __atomic_store_n(reinterpret_cast<u32*>(field), u32(r.old), __ATOMIC_RELEASE); break;
+      default: __atomic_store_n(reinterpret_cast<u64*>(field), r.old, __ATOMIC_RELEASE);
+    }
     std::atomic_signal_fence(std::memory_order_seq_cst);
     j.count--;
   }
 }
 
-Task* Client::recover(u32 s) {
-  Slot& dead = slots[s];
-  dead.state.store(SLOT_DEAD);
+void Client::unlock_dead(u32 s) {
   rollback(s);
-  Journal& j = dead.journal;
+  Journal& j = slots[s].journal;
   while (j.nlocks) {
     auto* l = at<SpinLock>(j.locks[j.nlocks - 1]);
     if (l->owner.load() == s + 1) l->owner.store(0, std::memory_order_release);
     j.nlocks--;
   }
+}
+
+// Only the supervisor may ask. Its children cannot vanish before it has reaped them, and it recovers what it has reaped.
+bool Client::ended(u32 s) const {
+  u32 state = slots[s].state.load();
+  if (state != SLOT_ALIVE) return state == SLOT_DEAD;
+  pid_t pid = slots[s].pid;
+  siginfo_t info{};
+  if (waitid(P_PID, id_t(pid), &info, WEXITED | WNOHANG | WNOWAIT) == 0) return info.si_pid == pid;
+  if (s != DRIVER_SLOT) return false;
+  int fd = int(syscall(SYS_pidfd_open, pid, 0));
+  if (fd < 0) return errno == ESRCH;
+  pollfd p{fd, POLLIN, 0};
+  bool gone = poll(&p, 1, 0) == 1;
+  close(fd);
+  return gone;
+}
+
+Task* Client::recover(u32 s) {
+  Slot& dead = slots[s];
+  dead.state.store(SLOT_DEAD);
+  unlock_dead(s);
   u64 bit = 1ull << s % 64;
   h->sched.idle[s / 64].fetch_and(~bit);
   h->sched.spinning[s / 64].fetch_and(~bit);
@@ -73,8 +117,40 @@ Task* Client::recover(u32 s) {
   return dead.running ? at<Task>(dead.running) : nullptr;
 }
 
-void Client::sweep(u32 s) {
+bool Client::hold_ready(Handle handle) {
+  u32 i = index_of(handle);
+  Entry& e = entries[i];
+  Tx tx(*this);
+  tx.lock(e.lock);
+  if (e.state.load(std::memory_order_acquire) != ENTRY_READY || !same_life(handle)) return false;
+  if (!local[i]) {
+    auto& word = e.holder_bits[slot / 64];
+    tx.set(word, word.load(std::memory_order_relaxed) | 1ull << slot % 64);
+    tx.set(e.holders, e.holders + 1);
+    tx.commit();
+  }
+  local[i]++;
+  return true;
+}
+
+// An object with more to it than a value: does the dead `s` hold its mutex or wait for it? Was it to become an actor?
+void Client::repair_object(Handle handle, u32 s) {
+  if (!hold_ready(handle)) return;  // it may go while we look at it
   Slot& dead = slots[s];
+  if (entry(handle).kind == KIND_ACTOR) {
+    Actor* a = actor(handle);
+    if (a->state.load() == ACTOR_PENDING && !a->submitted && entry(handle).creator == s) stillborn.push_back(handle);
+  } else if (entry(handle).kind == KIND_MUTABLE || entry(handle).kind == KIND_LOCK) {
+    Mutex* m = mutex(handle);
+    bool waits = false;
+    for (auto& w : dead.waits) waits |= w.mutex == offset(m);
+    if (waits || m->owner.load() >> 32 == s + 1) mutex_repair(m, s, dead.pid, dead.label);
+  }
+  release(handle);
+}
+
+// Others go on meanwhile: what is seen of an entry without its lock only says where to look.
+void Client::sweep(u32 s) {
   for (u32 i = 1, n = h->heap.entry_top.load(); i < n; i++) {
     Entry& e = entries[i];
     u32 state = e.state.load(std::memory_order_acquire);
@@ -93,22 +169,18 @@ void Client::sweep(u32 s) {
         tx.commit();
       }
       if (ours) dispose(handle);
-      if (!closing_actors.empty()) after_tx();
+      if (!to_ring.empty()) after_tx();
       state = e.state.load(std::memory_order_acquire);
     }
-    if (state == ENTRY_DISPOSING && e.creator == s) {
+    if (state == ENTRY_DISPOSING && peek(e.creator) == s) {
       dispose(handle);
       continue;
     }
     if (state != ENTRY_READY && state != ENTRY_FAILED) continue;
-    if (e.task) finish_seal(handle);
-    if (e.dependents) drain_dependents(handle);
-    if (state == ENTRY_READY && (e.kind == KIND_MUTABLE || e.kind == KIND_LOCK)) {
-      Mutex* m = mutex(handle);
-      bool waits = false;
-      for (auto& w : dead.waits) waits |= w.mutex == offset(m);
-      if (waits || m->owner.load() >> 32 == s + 1) mutex_repair(m, s, dead.pid, dead.label);
-    }
+    if (peek(e.task)) finish_seal(handle);
+    if (peek(e.dependents)) drain_dependents(handle);
+    u8 kind = peek(e.kind);
+    if (kind == KIND_MUTABLE || kind == KIND_LOCK || (kind == KIND_ACTOR && peek(e.creator) == s)) repair_object(handle, s);
   }
 }
 

@@ -70,7 +70,8 @@ bool Client::mutex_check(Mutex* m, WaitNode* n) {
 bool Client::mutex_leave(Mutex* m, WaitNode* n) {
   Tx tx(*this);
   tx.lock(m->guard);
-  bool ours = m->owner.load(std::memory_order_seq_cst) == n->owner;
+  // It may have been woken just now, and nobody else was: a lock that is free must not be left to sleepers.
+  bool ours = m->owner.load(std::memory_order_seq_cst) == n->owner || mutex_try(m, n->owner);
   unlink(tx, m, n);
   tx.commit();
   return ours;
@@ -105,18 +106,21 @@ void Client::mutex_release(Mutex* m, u64 owner) {
 
 // The supervisor's part: `dead` waits for nothing any more, and holds nothing any more.
 void Client::mutex_repair(Mutex* m, u32 dead, i32 pid, const char* label) {
-  bool never_knew = false;
-  u64 owner = m->owner.load(std::memory_order_seq_cst);
-  bool held = owner >> 32 == dead + 1;
+  u64 waited[WAIT_NODES];
+  u32 n_waited = 0;
   for (auto& n : slots[dead].waits) {
     if (n.mutex != offset(m)) continue;
-    if (n.owner == owner) never_knew = true;  // it was given the lock and died before it looked
+    waited[n_waited++] = n.owner;
     Tx tx(*this);
     tx.lock(m->guard);
     unlink(tx, m, &n);
     tx.commit();
   }
-  if (held) {
+  // Only now: until it had left the queue, a releaser could still make it the owner.
+  u64 owner = m->owner.load(std::memory_order_seq_cst);
+  if (owner >> 32 == dead + 1) {
+    bool never_knew = false;  // it was given the lock and died before it looked
+    for (u32 i = 0; i < n_waited; i++) never_knew |= waited[i] == owner;
     if (!never_knew) {
       m->died_pid = pid;
       m->died_ns = now_ns();

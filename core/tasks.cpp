@@ -3,7 +3,7 @@
 // A record is always in exactly one place, and moves between places in one transaction:
 //   Slot::building -> (dependents' lists only, TASK_WAITING) -> Shape queue or Actor mailbox -> Slot::running -> freed
 // so the death of any process leaves it where the supervisor finds it.
-// Locks are taken in the order  Entry -> Task -> Actor -> Scheduler -> Shape -> SizeClass -> Heap.
+// Locks are taken in the order  Names -> Entry -> Task -> Actor -> Scheduler -> Shape -> SizeClass -> Heap.
 #include <algorithm>
 
 #include "client.h"
@@ -181,7 +181,7 @@ Task* Client::new_task(u32 nreturns, u32 ndeps, u64 args_size, TaskKind kind) {
     tx.commit();
   }
   try {
-    commit_block(block, size);
+    commit_block(block, size, false);  // `building` is the whole process's: no other thread may submit meanwhile
   } catch (...) {
     discard_building(*me);
     throw;
@@ -238,11 +238,8 @@ void Client::add_dep(Task* t, Handle object, bool wait) {
   tx.commit();
 }
 
-void Client::unlink_dep(Dep* d) {
+void Client::unlink_dep(Tx& tx, Dep* d) {  // [Entry::lock of the object]
   Entry& e = entry(d->object);
-  Tx tx(*this);
-  tx.lock(e.lock);
-  if (!d->waiting) return;
   Offset mine = offset(d);
   if (e.dependents == mine) {
     tx.set(e.dependents, d->next);
@@ -252,22 +249,21 @@ void Client::unlink_dep(Dep* d) {
     tx.set(before->next, d->next);
   }
   tx.set(d->waiting, 0u);
-  tx.commit();
 }
 
 void Client::drop_deps(Task* t) {
   while (t->ndeps) {
     Dep* d = &deps(t)[t->ndeps - 1];
-    if (d->waiting) unlink_dep(d);
     bool dead;
     {
       Tx tx(*this);
       dead = drop_contained_tx(tx, d->object);
+      if (d->waiting) unlink_dep(tx, d);
       tx.set(t->ndeps, t->ndeps - 1);
       tx.commit();
     }
     if (dead) dispose(d->object);
-    if (!closing_actors.empty()) after_tx();
+    if (!to_ring.empty()) after_tx();
   }
 }
 
@@ -280,13 +276,12 @@ void Client::discard_building(Slot& s) {
     drop_deps(t);
     for (u32 i = 0; i < t->nreturns; i++) {
       Handle r = returns(t)[i];
-      Entry& e = entry(r);
-      if (!valid(r) || e.task != block) continue;
+      if (!owes(t, r)) continue;
       bool dead;
       {
         Tx tx(*this);
-        tx.set(e.task, Offset(0));
         dead = drop_contained_tx(tx, r);
+        tx.set(entry(r).task, Offset(0));
         tx.commit();
       }
       if (dead) dispose(r);
@@ -300,7 +295,7 @@ void Client::discard_building(Slot& s) {
 
 // ---------------------------------------------------------------------------------------------- queues
 
-// [Task::lock] The last dependency is done.
+// [Task::lock, unless nobody else can have the record in hand] The last dependency is done.
 void Client::ready(Tx& tx, Task* t) {
   if (t->kind == TASK_ACTOR_CALL) {
     Actor* a = actor(t->actor);
@@ -323,16 +318,30 @@ void Client::ready(Tx& tx, Task* t) {
   work_added = true;
 }
 
+// While it waits for something its record is shared with those who finish that. Otherwise it is ours alone, until it
+// stands in a queue: from then on it may be run, and its memory be used for something else, before we have unlocked
+// anything in it. So its own lock is not held when it gets there.
 void Client::submit(Task* t) {
   t->submitted_ns = 0;
   {
     Tx tx(*this);
     tx.lock(t->lock);
     u32 left = t->unready.load(std::memory_order_relaxed) - 1;
-    tx.set(t->unready, left);
+    if (left) {
+      tx.set(t->unready, left);
+      if (t->kind == TASK_CREATE_ACTOR) tx.set(actor(t->actor)->submitted, 1u);
+      tx.set(t->state, u32(TASK_WAITING));
+      tx.set(me->building, Offset(0));
+      tx.commit();
+      return;
+    }
+  }
+  {
+    Tx tx(*this);
+    tx.set(t->unready, 0u);
+    if (t->kind == TASK_CREATE_ACTOR) tx.set(actor(t->actor)->submitted, 1u);
     tx.set(me->building, Offset(0));
-    if (left) tx.set(t->state, u32(TASK_WAITING));
-    else ready(tx, t);
+    ready(tx, t);
     tx.commit();
   }
   after_tx();
@@ -361,6 +370,12 @@ void Client::unlink_running(Tx& tx, Task* t) {
   if (t->qprev) tx.set(at<Task>(t->qprev)->qnext, t->qnext);
   else tx.set(s.running, t->qnext);
   if (t->qnext) tx.set(at<Task>(t->qnext)->qprev, t->qprev);
+}
+
+// Whoever put the record where we found it may not have unlocked it yet; afterwards it may be freed.
+void Client::wait_for_lock(Task* t) {
+  Tx tx(*this);
+  tx.lock(t->lock);
 }
 
 Task* Client::pop(Tx& tx, Shape& x) {  // [Shape::lock]
@@ -400,6 +415,7 @@ Task* Client::take_task() {
     if (!x.head || !grant(tx, i)) continue;
     Task* t = pop(tx, x);
     tx.commit();
+    wake_worker();  // what we gave back may be enough for more than this one
     return t;
   }
   return nullptr;
@@ -451,11 +467,11 @@ void Client::finish(Task* t) {
 void Client::requeue(Task* t) {
   for (u32 i = 0; i < t->nreturns; i++) {
     Handle r = returns(t)[i];
-    if (entry(r).task == offset(t) && entry(r).state.load() == ENTRY_PENDING) reset_payload(r);
+    if (owes(t, r)) reset_payload(r);
   }
   {
     Tx tx(*this);
-    tx.lock(t->lock);
+    tx.set(t->attempt, t->attempt + 1);
     if (t->kind == TASK_ACTOR_CALL) {
       Actor* a = actor(t->actor);
       tx.lock(a->lock);
@@ -467,13 +483,13 @@ void Client::requeue(Task* t) {
       else tx.set(a->tail, o);
       tx.set(a->head, o);
       tx.set(a->count, a->count.load(std::memory_order_relaxed) + 1);
+      if (t->unready.load(std::memory_order_relaxed)) tx.set(a->unready, a->unready.load(std::memory_order_relaxed) + 1);
       tx.set(t->state, u32(TASK_QUEUED));
       if (a->state.load() == ACTOR_ALIVE) to_ring.push_back(a->slot.load());
     } else {
       unlink_running(tx, t);
       ready(tx, t);
     }
-    tx.set(t->attempt, t->attempt + 1);
     tx.commit();
   }
   after_tx();
@@ -502,6 +518,7 @@ void Client::stream_advance(Task* t) {
   Tx tx(*this);
   tx.set(returns(t)[0], t->scratch);
   tx.set(t->scratch, Handle(0));
+  tx.set(t->submitted_ns, u64(1));  // streamed: to run it again would repeat items
   tx.commit();
 }
 
@@ -535,6 +552,22 @@ bool Client::cancel_queued(Handle handle, Task** out) {
   tx.commit();
   *out = t;
   return true;
+}
+
+// Takes the creation of an actor out of its queue, likewise. Null: it runs, or waits for arguments.
+Task* Client::cancel_creation(Handle handle) {
+  Shape& x = h->sched.shapes[actor(handle)->shape];
+  Tx tx(*this);
+  tx.lock(x.lock);
+  for (Offset o = x.head; o; o = at<Task>(o)->qnext) {
+    Task* t = at<Task>(o);
+    if (t->kind != TASK_CREATE_ACTOR || t->actor != handle) continue;
+    unlink_queued(tx, t);
+    link_running(tx, t);
+    tx.commit();
+    return t;
+  }
+  return nullptr;
 }
 
 }  // namespace shoal

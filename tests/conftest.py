@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -51,3 +52,37 @@ def run_python(code: str, *args: str, timeout: float = 60, **kwargs: object) -> 
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), *args], capture_output=True, text=True, timeout=timeout, **kwargs
     )  # type: ignore[call-overload,no-any-return]
+
+
+def leftovers() -> int:
+    """Objects in the arena besides what every session keeps: its settings, and each function that was exported."""
+    exported = len(_core.name_list(3))  # NAMES_FUNCTION in core/abi.h
+    return int(_core.statistics()["objects"]) - 1 - exported
+
+
+def audit(kept: int = 0) -> None:
+    """Once all is quiet the arena is whole, and no object is left in it but `kept` (all references are dropped)."""
+    gc.collect()
+    report = ["nothing came to rest"]
+
+    def clean() -> bool:
+        if not quiet():
+            return False
+        report[0] = _core.check() or ("" if leftovers() == kept else f"{leftovers()} objects are left")
+        return not report[0]
+
+    try:
+        until(clean, 10)
+    except AssertionError:
+        raise AssertionError(report[0]) from None
+
+
+@pytest.fixture(scope="module")
+def audited() -> Iterator[None]:
+    """A session with two CPUs for the tests of a module, which must leave nothing behind in it."""
+    shoal.init(num_cpus=2)
+    yield
+    try:
+        audit()
+    finally:
+        shoal.shutdown()

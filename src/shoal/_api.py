@@ -115,10 +115,7 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
 
     References of the session are dead afterwards (SessionEndedError); arrays that were got stay readable.
     """
-    engine = _engine.current_or_none()
-    if engine is not None:
-        _engine.use(None)
-        engine.shutdown()
+    _engine.stop()
 
 
 def is_initialized() -> bool:
@@ -230,6 +227,11 @@ def _make_remote(target: Any, options: dict[str, Any]) -> Any:
         raise TypeError(f"{target!r} is remote already")
     if inspect.isclass(target):
         return ActorClass(target, validate_actor_options(options, in_options=False))
+    if inspect.iscoroutinefunction(target):
+        raise ValueError(
+            f"{target!r} is an async function: a task runs outside of any event loop. Make it a method of an actor, or wrap it: "
+            "def task(*args): return asyncio.run(coroutine(*args))"
+        )
     if not inspect.isfunction(target) and not inspect.isbuiltin(target) and not callable(target):
         raise TypeError(f"@remote takes a function or a class, not {target!r}")
     return RemoteFunction(target, validate_task_options(options, in_options=False))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal import _core
 from shoal.engine import current
+from shoal.exceptions import SessionEndedError, SessionError
 
 if TYPE_CHECKING:  # imported when first needed: they take longer to import than the rest of shoal
     import asyncio
@@ -55,6 +56,9 @@ class _LoopWaiter:
         return future
 
     def _on_ring(self) -> None:
+        if not _core.attached() or _core.dead():
+            self._end()
+            return
         try:
             os.read(self._fd, 8)
         except BlockingIOError:
@@ -71,15 +75,33 @@ class _LoopWaiter:
             self._look()
 
     def _look(self) -> None:
-        done = _core.first_done(self._refs)
+        try:
+            done = _core.first_done(self._refs)
+        except SessionError:
+            self._end()
+            return
         for index in reversed(done):  # from the back, so that the indices before stay right
             ref, future = self._refs.pop(index), self._futures.pop(index)
             _settle(future, ref)
 
     def close(self) -> None:
-        if not self._loop.is_closed():
-            self._loop.remove_reader(self._fd)
+        """The session is over. What there is to do about it is done in the thread of the loop."""
+        try:
+            self._loop.call_soon_threadsafe(self._end)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            self._bridge.close()
+
+    def _end(self) -> None:
+        """Whoever still waits is told."""
+        if self._fd < 0:
+            return
+        self._loop.remove_reader(self._fd)
+        self._fd = -1
         self._bridge.close()
+        futures, self._refs, self._futures = self._futures, [], []
+        for future in futures:
+            if not future.done():
+                future.set_exception(SessionEndedError("the session ended before the object was made"))
 
 
 def _settle(future: Any, ref: Any) -> None:
@@ -90,7 +112,7 @@ def _settle(future: Any, ref: Any) -> None:
     except StopIteration as error:  # a Future refuses it
         future.set_exception(RuntimeError(f"the task raised StopIteration: {error}"))
     except BaseException as error:
-        future.set_exception(error)
+        future.set_exception(error.with_traceback(None))  # whose frame here refers to the future: a cycle
     else:
         future.set_result(value)
 
@@ -131,6 +153,8 @@ def as_asyncio_future(ref: Any) -> asyncio.Future[Any]:
     with _lock:
         waiter = _waiters.get(loop)
         if waiter is None:
+            for old in [other for other in _waiters if other.is_closed()]:
+                _waiters.pop(old).close()
             waiter = _waiters[loop] = _LoopWaiter(loop)
     return waiter.add(ref)
 
@@ -173,6 +197,14 @@ def close_all() -> None:
     _waiters.clear()
 
 
+def forget_all() -> None:
+    """This process is a fork: the loops and their threads are the parent's."""
+    global _background, _lock
+    _waiters.clear()
+    _background = None
+    _lock = threading.Lock()
+
+
 def _hex(self: Any) -> str:
     """The reference's identity in hexadecimal digits."""
     return f"{self._handle:056x}"
@@ -188,3 +220,6 @@ def install() -> None:
     ref.binary = lambda self: bytes.fromhex(self.hex())
     ref.is_nil = lambda self: False
     ref.size = classmethod(lambda cls: 28)
+    # A copy is the same reference. Through pickle, as copy would do it, it would pin the object (see ref_reduce).
+    ref.__copy__ = lambda self: self
+    ref.__deepcopy__ = lambda self, memo: self

@@ -192,6 +192,7 @@ def _written_for(cls: type, name: str) -> bool:
 
 
 CALL_INDEX, READY_INDEX, TERMINATE_INDEX = 1_000_000, 1_000_001, 1_000_002
+METHOD_BITS = 20  # of a call's number; above them is the concurrency group, counted from 1, or 0
 _NEVER_REMOTE = frozenset(
     ("__init__", "__new__", "__del__", "__class__", "__getattribute__", "__getattr__", "__setattr__", "__delattr__",
      "__init_subclass__", "__subclasshook__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__slots__")

@@ -627,9 +627,10 @@ def _restore(
     cls: type[BaseException], args: tuple[Any, ...], members: dict[str, Any], state: dict[str, Any]
 ) -> BaseException:
     # The built-in class that decides the layout makes the instance; CPython refuses any other.
-    builtins = (base for base in cls.__mro__ if not _is_heap_type(base))
-    largest = max(builtins, key=lambda base: base.__basicsize__)
-    new = cast("Callable[..., BaseException]", largest.__new__)
+    base: Any = cls
+    while _is_heap_type(base):
+        base = base.__base__
+    new = cast("Callable[..., BaseException]", base.__new__)
     try:
         exc = new(cls, *args)  # the fields of an ExceptionGroup can be set here only
     except Exception:

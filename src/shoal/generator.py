@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from shoal.engine import current
-from shoal.exceptions import GetTimeoutError, ShoalError
+from shoal.exceptions import GetTimeoutError
 
 
 class ObjectRefGenerator:
     """References to the items of a remote generator, each available as soon as the generator has yielded it.
 
-    Iterate with `for` or `async for`. An exception in the generator arrives as the last reference: getting it raises.
+    Iterate with `for` or `async for`. An exception in the generator arrives as the last reference: getting
+    that one raises it.
 
     >>> import shoal
     >>> @shoal.remote
@@ -23,12 +24,18 @@ class ObjectRefGenerator:
     [0, 1, 4, 9]
     """
 
-    # The items form a chain in the arena: an object that is either [item, next object], or None at the end, or failed.
+    # The items form a chain in the arena: an object is either [item, next object], or None at the end, or
+    # failed. Only the place reached is held, so what lies before it is freed as soon as nobody refers to it.
 
     def __init__(self, ref: Any) -> None:
-        self._generator_ref = ref
-        self._next: Any = ref
-        self._seen_last = False
+        self._node = ref
+        self._over = False
+        self._hash = hash(ref)
+
+    @property
+    def _generator_ref(self) -> Any:
+        """What the generator makes next (or made last): by this reference it can be cancelled."""
+        return self._node
 
     def __iter__(self) -> ObjectRefGenerator:
         return self
@@ -37,36 +44,36 @@ class ObjectRefGenerator:
         return self._next_within(None)
 
     def _next_within(self, timeout: float | None) -> Any:
-        if self._next is None:
+        if self._over:
             raise StopIteration
-        node = self._next
+        node = self._node
         try:
             pair = current().get(node, timeout)
         except GetTimeoutError:
             raise
-        except (ShoalError, Exception):
-            self._next = None
+        except Exception:
+            self._over = True
             return node
         return self._advance(pair)
 
     def _advance(self, pair: Any) -> Any:
         if pair is None:
-            self._next = None
+            self._over = True
             raise StopIteration
-        item, self._next = pair
+        item, self._node = pair
         return item
 
     def __aiter__(self) -> ObjectRefGenerator:
         return self
 
     async def __anext__(self) -> Any:
-        if self._next is None:
+        if self._over:
             raise StopAsyncIteration
-        node = self._next
+        node = self._node
         try:
             pair = await node
         except Exception:
-            self._next = None
+            self._over = True
             return node
         try:
             return self._advance(pair)
@@ -75,29 +82,29 @@ class ObjectRefGenerator:
 
     def completed(self) -> Any:
         """A reference that is ready when the next item is (the generator's end counts as one)."""
-        return self._generator_ref
+        return self._node
 
     def is_finished(self) -> bool:
         """Whether all items have been taken."""
-        return self._next is None
+        return self._over
 
     def next_ready(self) -> bool:
         """Whether the next item (or the end) is there, so that `next` does not wait."""
-        return self._next is None or bool(current().wait([self._next], 1, 0)[0])
+        return self._over or bool(current().wait([self._node], 1, 0)[0])
 
     def close(self) -> None:
         """Take no more items."""
-        self._next = None
+        self._over = True
 
     def __hash__(self) -> int:
-        return hash(self._generator_ref)
+        return self._hash
 
     def __repr__(self) -> str:
-        return f"ObjectRefGenerator({self._generator_ref!r})"
+        return f"ObjectRefGenerator({self._node!r})"
 
 
 class DynamicObjectRefGenerator:
-    """The value of a task with `num_returns="dynamic"`: an iterable of references to the items, all of them made."""
+    """The value of a task with `num_returns="dynamic"`: an iterable of references to the items, all made."""
 
     def __init__(self, refs: list[Any]) -> None:
         self._refs = refs

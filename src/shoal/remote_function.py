@@ -32,7 +32,7 @@ class RemoteFunction(Generic[P, R]):
         self._is_generator = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
         self._prepared: Any = None  # the engine's own, see LocalEngine.submit
 
-    def remote(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+    def remote(self, /, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Queue a call. An ObjectRef among the arguments is replaced by its value before the call.
 
         Returns an ObjectRef (a list of them for `num_returns` > 1, None for 0, an ObjectRefGenerator for a

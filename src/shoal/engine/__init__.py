@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import Any
 
 from shoal.engine.base import Engine
@@ -15,6 +16,9 @@ from shoal.exceptions import ForkedError, NotInitializedError
 _engine: Engine | None = None
 _implicit = True  # may a first use start a session by itself?
 _forked = False  # this process was forked from a participant
+_exiting = False  # the interpreter is ending
+# Held while a session is started or ended: two threads whose first use comes at the same time start one session.
+_changing = threading.RLock()
 
 
 def current() -> Engine:
@@ -26,11 +30,13 @@ def current() -> Engine:
             "this process was forked from a participant of a Shoal session and is not one itself: call shoal.init() here for a "
             "session of its own, or use tasks and actors instead of fork()"
         )
+    stop_here_at_exit()
     if not _implicit:
         raise NotInitializedError(
             "there is no Shoal session in this process: it takes no part in one, or the session was shut down"
         )
-    return start(None, {})
+    with _changing:
+        return _engine or start(None, {})
 
 
 def current_or_none() -> Engine | None:
@@ -45,9 +51,19 @@ def start(address: str | None, settings: dict[str, Any]) -> Engine:
         )
     from shoal.engine.local.session import start_session
 
-    engine = start_session(settings)
-    use(engine)
+    with _changing:
+        engine = start_session(settings)
+        use(engine)
     return engine
+
+
+def stop() -> None:
+    """End the present session, if there is one."""
+    with _changing:
+        engine = _engine
+        if engine is not None:
+            use(None)
+            engine.shutdown()
 
 
 def use(engine: Engine | None) -> None:
@@ -64,8 +80,23 @@ def forbid_implicit_start() -> None:
     _implicit = False
 
 
+def at_exit() -> None:
+    """The interpreter ends, and the session with it: nothing may start another one."""
+    global _exiting
+    forbid_implicit_start()
+    _exiting = True
+
+
+def stop_here_at_exit() -> None:
+    """Called before an error says that the session has ended. At the interpreter's exit its daemon threads stop here instead
+    (as they will anyway once they need the GIL): what they would print about the error is of no use to anybody."""
+    if _exiting and threading.current_thread() is not threading.main_thread():
+        threading.Event().wait()
+
+
 def _after_fork_in_child() -> None:
-    global _engine, _forked
+    global _engine, _forked, _changing
+    _changing = threading.RLock()  # another thread of the parent may have held it
     if _engine is not None:
         _engine = None
         _forked = True

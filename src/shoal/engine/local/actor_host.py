@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from shoal import _core, exceptions
-from shoal.actor import CALL_INDEX, READY_INDEX, TERMINATE_INDEX, ActorExit, MethodSpec, method_table
-from shoal.engine.local.engine import DYNAMIC, RETRY_EXCEPTIONS, STREAMING
+from shoal.actor import CALL_INDEX, METHOD_BITS, READY_INDEX, TERMINATE_INDEX, ActorExit, MethodSpec, method_table
+from shoal.engine.local.engine import DYNAMIC, RETRY_EXCEPTIONS, STREAMING, mourn
 from shoal.exceptions import ActorDiedError, TaskError
 
 if TYPE_CHECKING:
@@ -26,13 +27,14 @@ ASYNC_CONCURRENCY = 1000  # calls of an async actor that run at a time, as in Ra
 EXIT_NO_HANDLES, EXIT_SELF, EXIT_INIT_FAILED = 0, 70, 71
 
 
-def host(worker: Worker, task: int, class_key: int, args: Any, kwargs: Any) -> None:
-    """Create the actor that `task` describes and serve it. Returns only if its creation failed."""
-    from shoal.engine.local.worker import fail
-
+def host(worker: Worker, creation: list[Any]) -> NoReturn:
+    """Create the actor that `creation` describes and serve it; the process ends with it."""
+    task, class_key, args, kwargs = creation
+    creation.clear()  # the arguments shall live no longer than the instance wants
     info = _core.task_info(task)
     handle = info["actor"]
     name = "actor"
+    _core.actor_starts(handle)
     try:
         if _core.actor_info(handle)["closing"] == 2:  # killed before it was born
             raise ActorExit
@@ -54,11 +56,15 @@ def host(worker: Worker, task: int, class_key: int, args: Any, kwargs: Any) -> N
             "attempt": info["attempt"],
             "namespace": settings["namespace"],
         }
-        instance = cls(*rest, **(kwargs or {}))
+        if is_async(cls):
+            from shoal.engine.local import actor_loop
+
+            instance = actor_loop.construct(cls, rest, kwargs or {})
+        else:
+            instance = cls(*rest, **(kwargs or {}))
     except BaseException as error:
-        worker.engine.process_facts = {"mode": "worker"}
-        _creation_failed(worker, task, handle, name, error)
-        return
+        _creation_failed(task, handle, name, error)
+        worker.leave()  # nobody knows what the constructor has left behind in this process
     del args, kwargs, rest
     keep = info["retries"] != 0  # the record stays with this process: it is what a restart runs again
     _core.actor_alive(handle, task, keep)
@@ -66,14 +72,16 @@ def host(worker: Worker, task: int, class_key: int, args: Any, kwargs: Any) -> N
         _core.finish_silent(task)
     worker.name_now(settings["name"] or name)
     server = Host(worker, handle, name, instance, cls, settings)
-    code = server.serve()
-    for stream in worker.streams:
-        stream.flush()
-    os._exit(code)
-    fail(task, name, RuntimeError())  # unreachable
+    server.serve()
+    server.exit()
 
 
-def _creation_failed(worker: Worker, task: int, handle: int, name: str, error: BaseException) -> None:
+def is_async(cls: type) -> bool:
+    """Whether the actor's calls run on an event loop: a method of its class is `async def`."""
+    return any(inspect.iscoroutinefunction(f) or inspect.isasyncgenfunction(f) for _, f in inspect.getmembers(cls, callable))
+
+
+def _creation_failed(task: int, handle: int, name: str, error: BaseException) -> None:
     from shoal.engine.local.worker import as_stored
 
     if isinstance(error, ActorExit):
@@ -87,22 +95,8 @@ def _creation_failed(worker: Worker, task: int, handle: int, name: str, error: B
         plain = death.cause.without_cause() if isinstance(death, ActorDiedError) and isinstance(death.cause, TaskError) else str(death)
         death = ActorDiedError(plain, class_name=name)
         ref = _core.put_error(death)
-    bury(handle, ref, death)
+    mourn(handle, ref, death)
     _core.finish_silent(task)
-
-
-def bury(handle: int, death_ref: Any, death: BaseException) -> None:
-    """The actor is dead for good: its calls fail, its name is free, its process's reference to it is dropped."""
-    from shoal.engine.local.engine import ACTOR_NAMES
-
-    if _core.actor_info(handle)["state"] == 3:
-        return
-    _core.actor_dead(handle, death_ref)
-    for key, named in _core.name_list(ACTOR_NAMES):
-        if named == handle:
-            _core.name_remove(ACTOR_NAMES, key, handle)
-    while task := _core.take_dead_mail(handle):
-        _core.fail(task, death, True)
     _core.actor_drop_life(handle)
 
 
@@ -117,9 +111,8 @@ class Host:
         self.instance = instance
         self.settings = settings
         self.specs: dict[int, MethodSpec] = {spec.index: spec for spec in method_table(cls).values()}
-        self.is_async = any(
-            inspect.iscoroutinefunction(f) or inspect.isasyncgenfunction(f) for _, f in inspect.getmembers(cls, callable)
-        )
+        self.is_async = is_async(cls)
+        self.groups = sorted(settings["concurrency_groups"])
         self.methods: dict[int, Callable[..., Any]] = {
             CALL_INDEX: lambda function, *args, **kwargs: function(instance, *args, **kwargs),
             READY_INDEX: lambda: True,
@@ -133,7 +126,18 @@ class Host:
     def _terminate(self) -> None:
         raise ActorExit
 
-    def serve(self) -> int:
+    def method_and_group(self, number: int) -> tuple[int, str]:
+        """What a call's number says: the method's index, and its concurrency group."""
+        group = number >> METHOD_BITS
+        return number & (1 << METHOD_BITS) - 1, self.groups[group - 1] if group else ""
+
+    def exit(self) -> NoReturn:
+        """End this process; the supervisor sees to the calls that are left, and gives back what the actor holds."""
+        for stream in self.worker.streams:
+            stream.flush()
+        os._exit(EXIT_NO_HANDLES if self.exit_code is None else self.exit_code)
+
+    def serve(self) -> None:
         concurrency = self.settings["max_concurrency"]
         groups = self.settings["concurrency_groups"]
         if self.is_async:
@@ -142,7 +146,6 @@ class Host:
             self._serve_threads(concurrency or 1, groups)
         else:
             self._serve_one()
-        return EXIT_NO_HANDLES if self.exit_code is None else self.exit_code
 
     # -- one after the other -------------------------------------------------------------------------------
 
@@ -194,9 +197,12 @@ class Host:
         if _core.task_cancelled(task):
             _core.fail(task, exceptions.TaskCancelledError(f"{_core.task_id(task):x}"), True)
             return
-        if flags & RETRY_EXCEPTIONS and spec and isinstance(error, Exception):
-            wanted = spec.options.get("retry_exceptions", True)
-            if (wanted is True or (wanted and isinstance(error, wanted))) and _core.retry(task):
+        if flags & RETRY_EXCEPTIONS and isinstance(error, Exception):
+            info = _core.task_info(task)
+            kinds = info["function"]  # see LocalEngine.call_actor
+            if info["streamed"]:  # it would yield the same items again
+                pass
+            elif (not kinds or isinstance(error, self.engine.exports.load(kinds).target)) and _core.retry(task):
                 _core.requeue(task)
                 return
         fail(task, name, error, actor_id=f"{self.handle:032x}", actor_repr=self._repr())
@@ -210,27 +216,30 @@ class Host:
     # -- in threads ----------------------------------------------------------------------------------------
 
     def _serve_threads(self, concurrency: int, groups: dict[str, int]) -> None:
-        from concurrent.futures import ThreadPoolExecutor
+        from concurrent.futures import Future, ThreadPoolExecutor, wait
 
         limits = {"": concurrency, **groups}
         pools = {g: ThreadPoolExecutor(n, thread_name_prefix=f"shoal-{g or 'actor'}") for g, n in limits.items()}
         # With a single group no more calls are taken than can run: the rest waits in the mailbox, visibly.
-        room = threading.Semaphore(concurrency) if not groups else None
-        while self.exit_code is None:
-            if room:
-                room.acquire()
+        room = threading.Semaphore(sys.maxsize if groups else concurrency)
+        running: set[Future[None]] = set()
+        while True:
+            room.acquire()
             call = _core.next_mail(self.handle, True)
-            if call is None:
+            if call is not None:
+                method, group = self.method_and_group(call[3])
+                future = pools[group].submit(self._run_in_thread, call, method, room)
+                running.add(future)
+                future.add_done_callback(running.discard)
+                call = None
+                continue
+            room.release()
+            if not running:
                 break
-            spec = self.specs.get(call[3])
-            group = (spec.options.get("concurrency_group") if spec else None) or ""
-            pools[group if group in pools else ""].submit(self._run_in_thread, call, room)
-            call = None
-        for pool in pools.values():
-            pool.shutdown(wait=self.exit_code is None)
+            wait(list(running), return_when="FIRST_COMPLETED")  # one may return a handle, and the actor goes on
 
-    def _run_in_thread(self, call: Any, room: threading.Semaphore | None) -> None:
-        task, _, _, method, args, kwargs, nreturns, flags = call
+    def _run_in_thread(self, call: Any, method: int, room: threading.Semaphore) -> None:
+        task, _, _, _, args, kwargs, nreturns, flags = call
         try:
             if args is None:
                 raise kwargs
@@ -238,18 +247,14 @@ class Host:
         except BaseException as error:
             self.failed(task, method, error, flags)
             if self.exit_code is not None:
-                self.worker.streams[0].flush()
-                os._exit(self.exit_code)
+                self.exit()
         finally:
             del call, args, kwargs
-            if room:
-                room.release()
+            room.release()
 
     # -- on an event loop ----------------------------------------------------------------------------------
 
     def _serve_async(self, concurrency: int, groups: dict[str, int]) -> None:
-        import asyncio
+        from shoal.engine.local import actor_loop
 
-        from shoal.engine.local.actor_loop import AsyncServer
-
-        asyncio.run(AsyncServer(self, concurrency, groups).run())
+        actor_loop.serve(self, concurrency, groups)

@@ -1,10 +1,11 @@
-"""An actor with `async def` methods: its calls are tasks of one event loop."""
+"""An actor with `async def` methods: its calls are tasks of one event loop, on which it was also made."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from shoal import _core
@@ -14,13 +15,61 @@ if TYPE_CHECKING:
     from shoal.engine.local.actor_host import Host
 
 
+_loop: asyncio.AbstractEventLoop | None = None  # of the actor that this process hosts
+
+
+def construct(cls: type, args: Any, kwargs: Any) -> Any:
+    """An instance of `cls`, made on the loop that will run its calls: a constructor may start tasks there."""
+    global _loop
+
+    async def make() -> Any:
+        return cls(*args, **kwargs)
+
+    _loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(_loop)
+    try:
+        return _loop.run_until_complete(make())
+    except BaseException:
+        _close()
+        raise
+
+
+def serve(host: Host, concurrency: int, groups: dict[str, int]) -> None:
+    """Serve the instance that `construct` made, until it shall leave."""
+    assert _loop is not None
+    try:
+        _loop.run_until_complete(AsyncServer(host, concurrency, groups).run())
+    finally:
+        _close()
+
+
+def _close() -> None:
+    """What asyncio.run does at its end: the tasks that the actor started itself are cancelled."""
+    global _loop
+    loop, _loop = _loop, None
+    assert loop is not None
+    try:
+        rest = asyncio.all_tasks(loop)
+        for task in rest:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*rest, return_exceptions=True))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
 class AsyncServer:
-    """Starts the calls of a mailbox as tasks of an event loop, at most `concurrency` at a time (per group)."""
+    """Starts the calls of a mailbox as tasks of an event loop, at most `concurrency` at a time.
+
+    With groups, each has a limit of its own; all calls are taken from the mailbox then, and wait in their group.
+    """
 
     def __init__(self, host: Host, concurrency: int, groups: dict[str, int]) -> None:
         self.host = host
-        self.limit = concurrency
-        self.groups = {name: asyncio.Semaphore(n) for name, n in groups.items()}
+        self.limit = sys.maxsize if groups else concurrency
+        limits = {"": concurrency, **groups} if groups else {}
+        self.groups = {name: asyncio.Semaphore(n) for name, n in limits.items()}
         self.running: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -28,13 +77,12 @@ class AsyncServer:
         self.rung = asyncio.Event()
         bridge = _core.Bridge()
         loop.add_reader(bridge.fileno(), self._on_ring, bridge.fileno())
-        limit = self.limit + sum(s._value for s in self.groups.values())
         handle = self.host.handle
-        while self.host.exit_code is None:
+        while True:
             self.rung.clear()
             seen = _core.ring_seen()
             taken = 0
-            while len(self.running) < limit and (call := _core.next_mail(handle, False)) is not None:
+            while len(self.running) < self.limit and (call := _core.next_mail(handle, False)) is not None:
                 task = loop.create_task(self._serve(call))
                 self.running.add(task)
                 task.add_done_callback(self._done)
@@ -42,8 +90,7 @@ class AsyncServer:
                 if taken % 64 == 0:
                     await asyncio.sleep(0)
             call = None
-            info = _core.closing(handle)
-            if info == 2 or _core.stopping() or (info and not self.running and not _core.mail_count(handle)):
+            if _core.stopping() or (not self.running and _core.actor_leaves(handle)):
                 break
             if not self.rung.is_set():
                 bridge.arm(seen)
@@ -65,36 +112,39 @@ class AsyncServer:
 
     async def _serve(self, call: Any) -> None:
         host = self.host
-        task, _, _, method, args, kwargs, nreturns, flags = call
+        task, _, _, number, args, kwargs, nreturns, flags = call
         del call
-        spec = host.specs.get(method)
-        group = self.groups.get((spec.options.get("concurrency_group") if spec else None) or "")
+        method, group = host.method_and_group(number)
+        slots = self.groups.get(group)
         try:
             if args is None:
                 raise kwargs
-            if group is not None:
-                await group.acquire()
+            if slots is not None:
+                await slots.acquire()
             value = host.methods[method](*args, **(kwargs or {}))
-            if inspect.isawaitable(value):
+            if inspect.isawaitable(value) and not isinstance(value, _core.ObjectRef):
                 value = await value
-            if flags & STREAMING and hasattr(value, "__aiter__"):
-                async for item in value:
-                    _core.stream_item(task, item)
-                    _core.mark_streamed(task)
-                _core.finish(task, None)
-            elif nreturns == 1 and not flags & (STREAMING | DYNAMIC):
+            if hasattr(value, "__aiter__"):
+                if flags & STREAMING:
+                    async for item in value:
+                        _core.stream_item(task, item)
+                        _core.mark_streamed(task)
+                    value = ()
+                else:
+                    value = [item async for item in value]
+            if nreturns == 1 and not flags & (STREAMING | DYNAMIC):
                 _core.finish(task, value)
             else:
                 host.seal(task, method, value, nreturns, flags)
         except BaseException as error:
             host.failed(task, method, error, flags)
-            if host.exit_code is not None:
-                self.rung.set()
+            if host.exit_code is not None:  # the calls that wait now are failed by the supervisor
+                host.exit()
             if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)):
                 return
         finally:
-            if group is not None:
-                group.release()
+            if slots is not None:
+                slots.release()
             for stream in host.worker.streams:
                 if stream._parts:
                     stream.flush()

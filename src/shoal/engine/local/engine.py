@@ -9,7 +9,7 @@ from typing import Any
 
 from shoal import _core, exceptions, serialization
 from shoal._options import RESOURCE_UNIT, resource_demand, scheduling_strategy_of
-from shoal.actor import ActorClass, ActorHandle, MethodSpec, handle_class, method_table
+from shoal.actor import METHOD_BITS, ActorClass, ActorHandle, MethodSpec, handle_class, method_table
 from shoal.engine.base import Engine
 from shoal.engine.local.exports import Exports
 from shoal.generator import ObjectRefGenerator
@@ -39,6 +39,7 @@ class LocalEngine(Engine):
         self.exports = Exports()
         self.namespace: str = config["namespace"]
         self._handle_classes: dict[int, type[ActorHandle]] = {}
+        self._kinds: dict[tuple[type[BaseException], ...], int] = {}
         # For context(): what is true of this process, and of the call that it runs.
         self.process_facts: dict[str, Any] = {}
         self.running: Callable[[], dict[str, Any]] = dict
@@ -52,12 +53,12 @@ class LocalEngine(Engine):
         try:
             result = _core.submit(prepared[1], args, kwargs)
         except exceptions.PicklingError as error:
-            raise self._unpicklable(error, function.__name__, args, kwargs) from error.__cause__
+            raise self._unpicklable(error, _name_of(function), args, kwargs) from error.__cause__
         return ObjectRefGenerator(result) if prepared[2] else result
 
     def _prepare_function(self, function: RemoteFunction[Any, Any]) -> Any:
         options = function._options
-        name = options.get("name") or getattr(function, "__name__", repr(function))
+        name = options.get("name") or _name_of(function)
         extras = {k: options[k] for k in _EXTRAS_OF_TASK if options.get(k)}
         handle = self.exports.add(name, function._function, extras)
         shape = self._shape(options, 1.0, f"task {name}()")
@@ -92,7 +93,7 @@ class LocalEngine(Engine):
         for key, value in [*enumerate(args), *kwargs.items()]:
             where = f"argument {key}" if isinstance(key, int) else f"argument {key!r}"
             try:
-                serialization.serialize(value, where)
+                _core.collect_refs(lambda value=value, where=where: serialization.serialize(value, where))
             except exceptions.PicklingError as named:
                 return exceptions.PicklingError(f"in the call of {name}(): {named}", path=named.path, type_name=named.type_name)
         return error
@@ -103,10 +104,9 @@ class LocalEngine(Engine):
         options = cls._options
         name, namespace = options.get("name"), options.get("namespace") or self.namespace
         if name and options.get("get_if_exists"):
-            try:
-                return self.get_actor(name, namespace)
-            except ValueError:
-                pass
+            found = self._find_actor(name, namespace)
+            if found is not None:
+                return found
         class_key = self._prepare_class(cls)
         if _core.actors() >= _core.MAX_PROCESSES - RESERVED_PROCESSES:
             raise exceptions.LimitError(
@@ -115,21 +115,11 @@ class LocalEngine(Engine):
         shape = self._shape(options, 0.0, f"actor {cls.__name__}")
         restarts = options.get("max_restarts") or 0
         detached = options.get("lifetime") == "detached"
-        ref = _core.create_actor(shape, class_key, cls.__name__, restarts, options.get("max_pending_calls") or -1, detached)
         retries = options.get("max_task_retries") or 0
+        ref = _core.create_actor(
+            shape, class_key, cls.__name__, restarts, options.get("max_pending_calls") or -1, retries, detached
+        )
         handle = self.make_handle(ref, cls.__name__, class_key, retries)
-        if name and not _core.name_set(ACTOR_NAMES, f"{namespace}/{name}", ref):
-            other = None
-            if options.get("get_if_exists"):
-                other = self.get_actor(name, namespace)
-            _core.actor_close(ref._handle, 2)
-            self._bury(ref._handle, "its name was taken")
-            if other is not None:
-                return other
-            raise exceptions.ActorAlreadyExistsError(
-                f"the name {name!r} is taken by another actor in namespace {namespace!r}; choose another, "
-                "use get_actor(), or pass get_if_exists=True"
-            )
         settings = {
             "max_concurrency": options.get("max_concurrency"),
             "concurrency_groups": options.get("concurrency_groups") or {},
@@ -141,27 +131,44 @@ class LocalEngine(Engine):
         }
         call = (CREATE_ACTOR, class_key, shape, ref._handle, 0, 0, restarts, 0)
         try:
-            _core.submit(call, (settings, *args), kwargs)
+            other = self._claim_name(name, namespace, ref, options.get("get_if_exists")) if name else None
+            if other is None:
+                _core.submit(call, (settings, *args), kwargs)
+                return handle
         except BaseException as error:
-            _core.actor_close(ref._handle, 2)
-            self._bury(ref._handle, f"it was never started: {error}")
-            if name:
-                _core.name_remove(ACTOR_NAMES, f"{namespace}/{name}", ref._handle)
+            self._never_started(ref._handle, f"it was never started: {error}")
             if isinstance(error, exceptions.PicklingError):
                 raise self._unpicklable(error, cls.__name__, args, kwargs) from error.__cause__
             raise
-        return handle
+        self._never_started(ref._handle, "its name was taken")
+        return other
+
+    def _claim_name(self, name: str, namespace: str, ref: Any, get_if_exists: bool | None) -> ActorHandle | None:
+        """Give the actor its name; returns the actor that has it, if there is one and that is allowed."""
+        while not _core.name_set(ACTOR_NAMES, _name_key(namespace, name), ref):
+            if not get_if_exists:
+                raise exceptions.ActorAlreadyExistsError(
+                    f"the name {name!r} is taken by another actor in namespace {namespace!r}; choose another, "
+                    "use get_actor(), or pass get_if_exists=True"
+                )
+            other = self._find_actor(name, namespace)
+            if other is not None:
+                return other
+        return None
 
     @staticmethod
-    def _bury(handle: int, why: str) -> None:
-        """An actor that never lived: it is dead from the start."""
-        _core.actor_dead(handle, _core.put_error(exceptions.ActorDiedError(why)))
-        _core.actor_drop_life(handle)
+    def _never_started(actor: int, why: str) -> None:
+        """An actor that nobody will make: it is dead from the start."""
+        _core.actor_close(actor, 2)
+        _core.actor_dead(actor, _core.put_error(exceptions.ActorDiedError(why)))
+        free_names(actor)
+        _core.actor_drop_life(actor)
 
     def _prepare_class(self, cls: ActorClass) -> int:
         prepared = cls._prepared
         if prepared is None or prepared[0] is not self:
-            handle = self.exports.add(cls.__name__, cls._class, {})
+            groups = cls._options.get("concurrency_groups")
+            handle = self.exports.add(cls.__name__, cls._class, {"concurrency_groups": groups} if groups else {})
             self._handle_classes.setdefault(handle, handle_class(cls.__name__, method_table(cls._class)))
             cls._prepared = prepared = (self, handle)
         return int(prepared[1])
@@ -178,16 +185,21 @@ class LocalEngine(Engine):
     ) -> Any:
         wanted = method.num_returns
         nreturns, flags = (wanted, 0) if type(wanted) is int else _returns(wanted, method.is_generator)
-        retries = handle._max_task_retries
+        index, function, retries = method.index, 0, handle._max_task_retries
         if method.options:
             if "max_task_retries" in method.options:
                 retries = method.options["max_task_retries"] or 0
-            if method.options.get("retry_exceptions"):
+            kinds = method.options.get("retry_exceptions")
+            if kinds:
                 flags |= RETRY_EXCEPTIONS
+            if isinstance(kinds, tuple):
+                function = self._exception_kinds(kinds)
+            if method.options.get("concurrency_group"):
+                index |= self._group_number(handle, method.options["concurrency_group"]) << METHOD_BITS
         actor = handle._ref
         if not actor._live:
             _core.is_done(actor)  # raises what is the matter
-        call = (ACTOR_CALL, 0, 0, actor._handle, method.index, nreturns, retries, flags)
+        call = (ACTOR_CALL, function, 0, actor._handle, index, nreturns, retries, flags)
         try:
             result = _core.submit(call, args, kwargs)
         except exceptions.PicklingError as error:
@@ -197,31 +209,61 @@ class LocalEngine(Engine):
             result = failed if nreturns == 1 else [failed] * int(nreturns) if nreturns else None
         return ObjectRefGenerator(result) if flags & STREAMING else result
 
+    def _exception_kinds(self, kinds: tuple[type[BaseException], ...]) -> int:
+        """The exceptions upon which a call is repeated travel as an export, in the place of a task's function."""
+        handle = self._kinds.get(kinds)
+        if handle is None:
+            handle = self._kinds[kinds] = self.exports.add("retry_exceptions", kinds, {})
+        return handle
+
+    def _group_number(self, handle: ActorHandle, group: str) -> int:
+        """Which of the class's concurrency groups, sorted by name, from 1 on."""
+        groups = sorted(self.exports.load(handle._class_key).extras.get("concurrency_groups") or ())
+        if group not in groups:
+            raise ValueError(
+                f"actor class {handle._class_name} has no concurrency group {group!r}; its groups are: {', '.join(groups) or 'none'}"
+            )
+        return groups.index(group) + 1
+
     def kill(self, handle: ActorHandle, no_restart: bool) -> None:
         actor = handle._ref._handle
         _core.is_done(handle._ref)  # is it of this session?
-        info = _core.actor_info(actor)
         if no_restart:
             _core.actor_close(actor, 2)
-        if info["state"] == 1:
+            free_names(actor)
+        info = _core.actor_info(actor)
+        if info["hosted"]:
             _core.ask(info["slot"], CMD_KILL)
+        elif no_restart and ACTOR_STATES[info["state"]] in ("PENDING", "RESTARTING"):  # it waits for resources or arguments
+            death = exceptions.ActorDiedError("it was killed with shoal.kill() before it had started", class_name=info["name"])
+            mourn(actor, _core.put_error(death), death)
+            task = _core.cancel_creation(actor)
+            if task:  # else whoever will take it finds that there is nothing to create
+                _core.finish_silent(task)
+                _core.actor_drop_life(actor)
 
     def get_actor(self, name: str, namespace: str | None) -> ActorHandle:
         where = namespace or self.namespace
-        ref = _core.name_get(ACTOR_NAMES, f"{where}/{name}")
-        if ref is None:
+        handle = self._find_actor(name, where)
+        if handle is None:
             known = [a["name"] for a in self.list_actors(True) if a["namespace"] == where]
             raise exceptions.ActorHandleNotFoundError(
                 f"there is no actor named {name!r} in namespace {where!r} (named actors there: {', '.join(known) or 'none'}); "
                 "it may have ended with its last handle: lifetime='detached' keeps it"
             )
+        return handle
+
+    def _find_actor(self, name: str, namespace: str) -> ActorHandle | None:
+        ref = _core.name_get(ACTOR_NAMES, _name_key(namespace, name))
+        if ref is None:
+            return None
         info = _core.actor_info(ref._handle)
-        return self.make_handle(ref, info["name"], info["class"], 0)
+        return self.make_handle(ref, info["name"], info["class"], info["task_retries"])
 
     def list_actors(self, all_namespaces: bool) -> list[dict[str, str]]:
         found = []
         for key, _ in _core.name_list(ACTOR_NAMES):
-            namespace, _, name = key.partition("/")
+            namespace, _, name = key.partition("\0")
             if all_namespaces or namespace == self.namespace:
                 found.append({"name": name, "namespace": namespace})
         return found
@@ -325,6 +367,31 @@ class LocalEngine(Engine):
 
     def shutdown(self) -> None:
         self.config.get("on_shutdown", lambda: None)()
+
+
+def _name_key(namespace: str, name: str) -> str:
+    return f"{namespace}\0{name}"
+
+
+def free_names(actor: int) -> None:
+    """The actor's name can be used again."""
+    for key, named in _core.name_list(ACTOR_NAMES):
+        if named == actor:
+            _core.name_remove(ACTOR_NAMES, key, actor)
+
+
+def mourn(actor: int, death_ref: Any, death: BaseException) -> None:
+    """The actor is dead for good: the calls that wait for it fail, as later ones will, and its name is free."""
+    _core.actor_dead(actor, death_ref)
+    # Also if it was dead already: whoever said so may have died before it came to the rest.
+    free_names(actor)
+    while task := _core.take_dead_mail(actor):
+        _core.fail(task, death, True)
+
+
+def _name_of(function: RemoteFunction[Any, Any]) -> str:
+    """A callable need not have a name: functools.partial has none."""
+    return getattr(function, "__name__", None) or type(function._function).__name__
 
 
 def _returns(num_returns: int | str | None, is_generator: bool) -> tuple[int, int]:

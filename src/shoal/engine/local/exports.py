@@ -38,12 +38,11 @@ class Exports:
 
     def add(self, name: str, target: Any, extras: dict[str, Any]) -> int:
         """Store `target`; returns its handle. Raises PicklingError."""
-        code = dumps_by_value(target)
-        extra_code = dumps_by_value(extras)
+        (code, extra_code), refs = _core.collect_refs(lambda: (dumps_by_value(target), dumps_by_value(extras)))
         key = hashlib.blake2b(code + b"\0" + extra_code + name.encode(), digest_size=24).hexdigest()
         ref = _core.name_get(_FUNCTIONS, key)
         if ref is None:
-            ref = _core.put(pickle.dumps((name, extra_code, code), 5), False)
+            ref = _core.put((name, extra_code, code, refs), False)  # with them it keeps what the function refers to
             if not _core.name_set(_FUNCTIONS, key, ref):  # somebody was quicker
                 ref = _core.name_get(_FUNCTIONS, key)
         handle: int = ref._handle
@@ -55,7 +54,7 @@ class Exports:
         export = self._loaded.get(handle)
         if export is None:
             ref = _core.share(handle)
-            name, extra_code, code = pickle.loads(_core.get(ref, None))
+            name, extra_code, code, _ = _core.get(ref, None)
             export = Export(name, pickle.loads(extra_code), pickle.loads(code))
             self._refs[handle] = ref
             self._loaded[handle] = export

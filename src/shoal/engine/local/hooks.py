@@ -5,11 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from shoal import _core, exceptions, serialization
+from shoal import engine as engines
 
 # Error::Code in core/client.h
 _INVALID, _FULL, _LIMIT, _ENDED, _FORKED, _GONE, _ACTOR_DEAD, _PENDING_LIMIT, _NAME_TAKEN = range(9)
 
-_LIMITS = {"MAX_OBJECTS": _core.MAX_OBJECTS - 1, "MAX_PROCESSES": _core.MAX_PROCESSES}
+_LIMITS = {
+    "MAX_OBJECTS": _core.MAX_OBJECTS - 1,
+    "MAX_PROCESSES": _core.MAX_PROCESSES,
+    "MAX_SHAPES": _core.MAX_SHAPES,
+    "MAX_RESOURCES": _core.MAX_RESOURCES,
+    "MAX_DEMANDS": _core.MAX_DEMANDS,
+    "WAIT_NODES": _core.WAIT_NODES,
+}
 
 
 def make_error(code: int, text: str) -> Exception:
@@ -19,6 +27,7 @@ def make_error(code: int, text: str) -> Exception:
         name, _, hint = text.partition(": ")
         return exceptions.LimitError(name, _LIMITS.get(name, 0), hint)
     if code == _ENDED:
+        engines.stop_here_at_exit()
         if text == "no session":
             return exceptions.NotInitializedError("there is no session in this process: call shoal.init() first")
         return exceptions.SessionEndedError(text)
@@ -42,6 +51,11 @@ def raised(stored: Any) -> BaseException:
         return stored.as_instanceof_cause()
     if isinstance(stored, BaseException):
         return stored
+    if stored is None:  # see store_error in bindings_tasks.cpp
+        return exceptions.ObjectStoreFullError(
+            "the call ended when the shared memory was full: there was no room for its result, nor for its error. "
+            "Drop references to objects, or pass a larger object_store_memory to init()"
+        )
     return exceptions.InternalError(f"a failed object holds {stored!r} instead of an exception")
 
 
@@ -62,5 +76,6 @@ def install(help_inline: Any) -> None:
             "raised": raised,
             "help": help_inline,
             "lock_died": lock_died,
+            "full_error": exceptions.ObjectStoreFullError,
         }
     )

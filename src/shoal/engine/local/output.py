@@ -4,7 +4,8 @@
     C code, faulthandler -> fd 1 and 2 of the worker -> a pipe to the supervisor -> the same session pipe
 
 The session pipe carries frames of at most PIPE_BUF bytes, which the kernel keeps whole whoever else writes. A frame says
-which stream it is, the pid, and the name of what was running, so that the driver can put it before every line.
+which stream it is, the pid, and the name of what was running, so that the driver can put it before every line. A frame
+without text ends a line that was begun; one for stream 0 ends the session's output.
 """
 
 from __future__ import annotations
@@ -34,20 +35,33 @@ def make_pipe() -> tuple[int, int]:
 
 def send(pipe: int, stream: int, pid: int, name: str, data: bytes) -> None:
     """Write `data` as frames. A pipe that nobody reads any more is no error: there is nobody to tell."""
-    label = name.encode()[:200]
+    label = name.encode(errors="replace")[:200]
     room = _MOST - len(label)
-    for start in range(0, len(data), room):
-        piece = data[start : start + room]
-        try:
+    try:
+        for start in range(0, len(data), room):
+            piece = data[start : start + room]
             os.write(pipe, _HEAD.pack(stream, len(label), len(piece), pid) + label + piece)
-        except (BrokenPipeError, OSError):
-            return
+    except OSError:
+        pass
+
+
+def finish_line(pipe: int, stream: int, pid: int) -> None:
+    """The process will write nothing more to that stream: a line that it began is as long as it will be."""
+    try:
+        os.write(pipe, _HEAD.pack(stream, 0, 0, pid))
+    except OSError:
+        pass
+
+
+def end_output(pipe: int) -> None:
+    """All workers are gone. The pipe's end alone would not tell: a process that one of them left behind may hold it."""
+    finish_line(pipe, 0, 0)
 
 
 class TaskStream(io.TextIOBase):
-    """sys.stdout or sys.stderr of a worker: sends whole lines as they are finished."""
+    """sys.stdout or sys.stderr of a worker: sends whole lines as they are finished (without a pipe: nothing)."""
 
-    def __init__(self, pipe: int, stream: int) -> None:
+    def __init__(self, pipe: int | None, stream: int) -> None:
         self._pipe = pipe
         self._stream = stream
         self._parts: list[str] = []
@@ -66,7 +80,7 @@ class TaskStream(io.TextIOBase):
                 self._parts.append(head + "\n")
                 data = "".join(self._parts).encode(errors="backslashreplace")
                 self._parts = [tail] if tail else []
-                send(self._pipe, self._stream, os.getpid(), self.name_now, data)
+                self._send(data)
             elif text:
                 self._parts.append(text)
         return len(text)
@@ -76,10 +90,19 @@ class TaskStream(io.TextIOBase):
             with self._lock:
                 data = "".join(self._parts).encode(errors="backslashreplace")
                 self._parts = []
+            self._send(data)
+
+    def _send(self, data: bytes) -> None:
+        if self._pipe is not None:
             send(self._pipe, self._stream, os.getpid(), self.name_now, data)
 
     def fileno(self) -> int:
         return self._stream
+
+    @property
+    def buffer(self) -> io.FileIO:
+        """For bytes. They take the way of what C code writes."""
+        return io.FileIO(self._stream, "wb", closefd=False)
 
     def isatty(self) -> bool:
         return False
@@ -89,60 +112,91 @@ class TaskStream(io.TextIOBase):
         return "utf-8"
 
 
+class _Line:
+    """A line that is not complete yet."""
+
+    __slots__ = ("parts", "prefix")
+
+    def __init__(self, prefix: bytes) -> None:
+        self.prefix = prefix
+        self.parts: list[bytes] = []
+
+
 class OutputPrinter:
     """A thread of the driver that prints what the workers print, each line after `(name pid=1234)`."""
 
     def __init__(self, pipe: int) -> None:
         self._pipe = pipe
-        self._open: dict[tuple[int, int], str] = {}  # line begun by (pid, stream)
+        self._open: dict[tuple[int, int], _Line] = {}  # by (pid, stream)
         self._thread = threading.Thread(target=self._run, name="shoal-output", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Print what is left. All writers are gone by now, so the end of the pipe comes by itself."""
+        """Print what is left; the supervisor has sent the end of it, or is dead and its end of the pipe closed."""
         self._thread.join(timeout=1.0)
 
     def _run(self) -> None:
         left = b""
-        while True:
+        going = True
+        while going:
             try:
                 data = os.read(self._pipe, 1 << 16)
             except OSError:
-                data = b""
-            if not data:
                 break
-            left = self._frames(left + data)
-        for key, text in self._open.items():
-            if text:
-                self._print(key[1], text + "\n")
+            left, going = self._frames(left + data) if data else (b"", False)
+        for pid, stream in list(self._open):
+            self._finish_line(pid, stream)
         os.close(self._pipe)
 
-    def _frames(self, data: bytes) -> bytes:
+    def _frames(self, data: bytes) -> tuple[bytes, bool]:
+        """Print the frames of `data`; returns what is left of it, and whether more is to come."""
         at = 0
         while len(data) - at >= _HEAD.size:
             stream, name_size, size, pid = _HEAD.unpack_from(data, at)
             end = at + _HEAD.size + name_size + size
             if end > len(data):
                 break
-            name = data[at + _HEAD.size : at + _HEAD.size + name_size].decode(errors="replace")
-            text = data[end - size : end].decode(errors="replace")
+            if stream == 0:
+                return b"", False
+            if size:
+                name = data[at + _HEAD.size : end - size]
+                self._text(pid, stream, b"(%b pid=%d) " % (name, pid) if name else b"(pid=%d) " % pid, data[end - size : end])
+            else:
+                self._finish_line(pid, stream)
             at = end
-            prefix = f"({name} pid={pid}) " if name else f"(pid={pid}) "
-            whole = self._open.pop((pid, stream), "")
-            lines = text.split("\n")
-            lines[0] = (whole or prefix) + lines[0]
-            lines[1:] = [prefix + line for line in lines[1:-1]] + ([prefix + lines[-1]] if len(lines) > 1 and lines[-1] else [])
-            if not text.endswith("\n"):
-                self._open[(pid, stream)] = lines.pop()
-            if lines:
-                self._print(stream, "\n".join(lines).rstrip("\n") + "\n")
-        return data[at:]
+        return data[at:], True
+
+    def _text(self, pid: int, stream: int, prefix: bytes, text: bytes) -> None:
+        line = self._open.get((pid, stream))
+        if line is not None and line.prefix != prefix:  # what another task left without a newline
+            self._finish_line(pid, stream)
+            line = None
+        *complete, rest = text.split(b"\n")
+        if complete and line is not None:
+            complete[0] = b"".join((*line.parts, complete[0]))
+            del self._open[pid, stream]
+            line = None
+        if complete:
+            self._print(stream, b"".join(b"%b%b\n" % (prefix, whole) for whole in complete))
+        if rest:
+            if line is None:
+                line = self._open[pid, stream] = _Line(prefix)
+            line.parts.append(rest)
+
+    def _finish_line(self, pid: int, stream: int) -> None:
+        line = self._open.pop((pid, stream), None)
+        if line is not None:
+            self._print(stream, b"%b%b\n" % (line.prefix, b"".join(line.parts)))
 
     @staticmethod
-    def _print(stream: int, text: str) -> None:
+    def _print(stream: int, lines: bytes) -> None:
         target: Any = sys.stderr if stream == 2 else sys.stdout
+        text = lines.decode(errors="replace")
         try:
-            target.write(text)
+            try:
+                target.write(text)
+            except UnicodeEncodeError:  # the driver's output knows fewer characters than its workers
+                target.write(text.encode(target.encoding, "backslashreplace").decode(target.encoding))
             target.flush()
-        except (AttributeError, ValueError, OSError):
-            pass  # the driver has closed its output
+        except Exception:  # the driver has closed its output, or put an object of its own there; workers must not stall
+            pass

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import atexit
+import fcntl
 import json
 import os
+import resource
 import select
 import signal
 import sys
+import threading
 import time
+from types import FrameType
 from typing import Any
 
-from shoal import _core
+from shoal import _core, _futures
+from shoal import engine as engines
 from shoal._options import RESOURCE_UNIT, validate_init_resources
 from shoal.engine.local import hooks
 from shoal.engine.local.engine import LocalEngine
@@ -67,10 +72,51 @@ def _visible_gpus() -> int:
     return len([x for x in visible.split(",") if x.strip() and x.strip() != "-1"])
 
 
+class _CtrlCLater:
+    """Within it a Ctrl-C waits for the end of the block: half a session started or ended would be worse. A second one does not."""
+
+    def __init__(self) -> None:
+        self._before: Any = None
+        self._came = False
+
+    def __enter__(self) -> None:
+        before = signal.getsignal(signal.SIGINT)
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._note)
+            self._before = before
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._came:
+            self._before(number, frame)
+        self._came = True
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            if self._came:
+                self._before(signal.SIGINT, sys._getframe())
+
+
 class Session:
     """What the driver keeps of its session."""
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    def __init__(self) -> None:
+        self.owner = os.getpid()
+        self.supervisor = 0
+        self.printer: OutputPrinter | None = None
+        self.engine: LocalEngine | None = None
+
+    def start(self, settings: dict[str, Any]) -> LocalEngine:
+        try:
+            with _CtrlCLater():
+                engine = self._start(settings)
+                engines.use(engine)
+            return engine
+        except BaseException:
+            self.end()
+            raise
+
+    def _start(self, settings: dict[str, Any]) -> LocalEngine:
         units = validate_init_resources(
             settings.get("num_cpus"), settings.get("num_gpus"), settings.get("resources"), None
         )
@@ -85,7 +131,6 @@ class Session:
         units.setdefault("GPU", _visible_gpus() * RESOURCE_UNIT)
         units.setdefault("memory", int(memory_limit() * (1 - ARENA_SHARE)))
         log = settings.get("log_to_driver")
-        self.owner = os.getpid()
         config = {
             "namespace": settings.get("namespace") or "default",
             "cpus": units["CPU"] / RESOURCE_UNIT,
@@ -96,81 +141,119 @@ class Session:
             "gpu_names": [x.strip() for x in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if x.strip()],
         }
         hooks.install(None)
+        _open_standard_descriptors()
         memfd, eventfd = _core.create_arena(int(arena), usable_cpus())
         _core.attach(memfd, eventfd, 0, _core.DRIVER)
-        self.supervisor = 0
-        try:
-            _core.label("driver")
-            # The core knows CPU as resource 0 and GPU as resource 1.
-            for name in ("CPU", "GPU", *sorted(set(units) - {"CPU", "GPU"})):
-                _core.set_resource(name, units[name])
-            _core.set_config(_core.put(config, False))
-            read_end, write_end = make_pipe()
-            try:
-                self.supervisor = self._spawn(memfd, eventfd, write_end)
-            finally:
-                os.close(write_end)
-            self._pidfd = os.pidfd_open(self.supervisor)
-            _core.watch_supervisor(os.dup(self._pidfd))
-        except BaseException:
-            _core.detach()
-            raise
+        _core.label("driver")
+        # The core knows CPU as resource 0 and GPU as resource 1.
+        for name in ("CPU", "GPU", *sorted(set(units) - {"CPU", "GPU"})):
+            _core.set_resource(name, units[name])
+        _core.set_config(_core.put(config, False))
+        read_end, write_end = make_pipe()
         self.printer = OutputPrinter(read_end)
+        try:
+            self.supervisor = self._spawn(memfd, eventfd, write_end)
+        finally:
+            os.close(write_end)
+        self._pidfd = os.pidfd_open(self.supervisor)
+        _core.watch_supervisor(os.dup(self._pidfd))
         config["on_shutdown"] = self.end
         self.engine = LocalEngine(config)
         self.engine.process_facts = {"mode": "driver"}
-        # At the exit of the interpreter, before its threads are waited for: a thread may be waiting in get().
-        atexit.register(self.end)
+        atexit.register(self._at_exit)
+        return self.engine
 
     def _spawn(self, memfd: int, eventfd: int, output: int) -> int:
-        boot = {"path": [os.path.abspath(p) if p == "" else p for p in sys.path], "driver": self.owner}
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if 0 <= limit <= DRIVER:
+            raise SessionError(f"a session needs room for {DRIVER + 1} open files, but `ulimit -n` is {limit}: raise it")
+        boot = {"path": [_absolute(p) for p in sys.path if isinstance(p, str)], "driver": self.owner}
         environment = {**os.environ}
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             environment.setdefault(name, "1")  # a process per core already: threads in each would only get in the way
         command = [sys.executable or "python3", "-c", _BOOT, json.dumps(boot)]
-        # posix_spawn, not fork: the driver may be large and have threads. Its own session, so that Ctrl-C reaches
-        # the driver alone, which decides what it means. The numbers are out of the way of what the driver has open.
         driver = os.pidfd_open(self.owner)
-        high = [fcntl_dup(fd) for fd in (memfd, eventfd, output, driver)]
+        ours = [_out_of_the_way(fd) for fd in (memfd, eventfd, output, driver)]
         try:
-            actions = [(os.POSIX_SPAWN_DUP2, fd, to) for fd, to in zip(high, (MEMFD, EVENTFD, OUTPUT, DRIVER), strict=True)]
+            actions: list[Any] = [(os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable_descriptors()]
+            actions += [(os.POSIX_SPAWN_DUP2, fd, to) for fd, to in zip(ours, (MEMFD, EVENTFD, OUTPUT, DRIVER), strict=True)]
             actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
+            # posix_spawn, not fork: the driver may be large and have threads. Its own session, so that Ctrl-C reaches
+            # the driver alone, which decides what it means.
             return os.posix_spawn(
                 command[0], command, environment, file_actions=actions, setsid=True,
                 setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGPIPE], setsigmask=[],
             )  # fmt: skip
         finally:
-            for fd in high:
+            for fd in {driver, *ours} - {memfd, eventfd, output}:
                 os.close(fd)
-            os.close(driver)
+
+    def _at_exit(self) -> None:
+        # The threads that Python waits for at its exit are done by now.
+        engines.at_exit()
+        self.end()
 
     def end(self) -> None:
         """End the session: afterwards none of its processes is left."""
-        atexit.unregister(self.end)
-        if os.getpid() != self.owner:  # a fork of the driver: it has no session, and leaves the parent's alone
+        if os.getpid() != self.owner or not _core.attached():  # a fork of the driver leaves the parent's session alone
             return
-        if not self.supervisor:
-            return
+        with _CtrlCLater():
+            atexit.unregister(self._at_exit)
+            if self.engine is not None and engines.current_or_none() is self.engine:
+                engines.use(None)
+            _futures.close_all()
+            _core.stop()
+            try:
+                self._end_supervisor()
+            finally:
+                if self.printer is not None:
+                    self.printer.close()
+                _core.detach()
+                _futures.close_all()  # of threads that began to wait meanwhile
+
+    def _end_supervisor(self) -> None:
         pid, self.supervisor = self.supervisor, 0
-        from shoal import _futures
-        from shoal import engine as engines
-
-        if engines.current_or_none() is self.engine:
-            engines.use(None)
-        _futures.close_all()
-        _core.stop()
-        if not _wait_for_exit(pid, self._pidfd, 5.0):
-            os.kill(pid, signal.SIGKILL)
-            _wait_for_exit(pid, self._pidfd, 5.0)
-        os.close(self._pidfd)
-        self.printer.close()
-        _core.detach()
+        if not pid:
+            return
+        gone = False
+        try:
+            gone = _wait_for_exit(pid, self._pidfd, 5.0)
+        finally:
+            if not gone:
+                os.kill(pid, signal.SIGKILL)
+                _wait_for_exit(pid, self._pidfd, 5.0)
+            os.close(self._pidfd)
 
 
-def fcntl_dup(fd: int) -> int:
-    import fcntl
+def _open_standard_descriptors() -> None:
+    """If 0, 1 or 2 is closed, none of ours may get its number: what is printed there would end up in the arena."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
 
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100)
+
+def _inheritable_descriptors() -> list[int]:
+    """What the supervisor would inherit of the driver's files, and keep open."""
+    found = []
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        try:
+            if fd > 2 and os.get_inheritable(fd):
+                found.append(fd)
+        except OSError:  # closed by now, as the one that listed them
+            pass
+    return found
+
+
+def _out_of_the_way(fd: int) -> int:
+    """The same file under a number that is none of those the supervisor will know its files by."""
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, DRIVER + 1) if MEMFD <= fd <= DRIVER else fd
+
+
+def _absolute(path: str) -> str:
+    try:
+        return os.path.abspath(path)
+    except FileNotFoundError:  # the present directory was removed
+        return path
 
 
 def _wait_for_exit(pid: int, pidfd: int, seconds: float) -> bool:
@@ -187,10 +270,18 @@ def _wait_for_exit(pid: int, pidfd: int, seconds: float) -> bool:
     return True
 
 
+_session: Session | None = None  # the latest of this process
+
+
 def start_session(settings: dict[str, Any]) -> LocalEngine:
     """Start a session with this process as its driver."""
+    global _session
     if _core.forked():
+        _futures.forget_all()
         _core.detach()  # this process was forked from a participant; it starts afresh
     elif _core.attached():
-        raise SessionError("this process already takes part in a session")
-    return Session(settings).engine
+        if _session is None or engines.current_or_none() is not None:
+            raise SessionError("this process already takes part in a session")
+        _session.end()  # its shutdown() was interrupted
+    _session = Session()
+    return _session.start(settings)

@@ -20,9 +20,9 @@ from typing import Any
 
 from shoal import _core, exceptions
 from shoal.engine.local import hooks
-from shoal.engine.local.actor_host import EXIT_NO_HANDLES, EXIT_SELF, bury
-from shoal.engine.local.engine import ACTOR_CALL, CANCELLED, CMD_CANCEL, CMD_KILL, CREATE_ACTOR
-from shoal.engine.local.output import send
+from shoal.engine.local.actor_host import EXIT_NO_HANDLES, EXIT_SELF
+from shoal.engine.local.engine import ACTOR_CALL, CANCELLED, CMD_CANCEL, CMD_KILL, CREATE_ACTOR, mourn
+from shoal.engine.local.output import end_output, finish_line, send
 
 _FREE, _STARTING, _ALIVE, _DEAD = range(4)  # SlotState in core/abi.h
 _CMD_EXIT = 1
@@ -135,7 +135,7 @@ class Supervisor:
         try:
             for _ in range(min(missing, max(2, self.cpus))):
                 self.fork_worker()
-        except exceptions.LimitError:
+        except (exceptions.LimitError, OSError):  # too many processes or files, or too little memory
             return CROWD_PAUSE_S  # they wait until another process has ended
         return GROW_AGAIN_S
 
@@ -171,9 +171,17 @@ class Supervisor:
 
     def fork_worker(self) -> None:
         slot = _core.claim_slot()
-        pipes = [os.pipe(), os.pipe()]
+        pipes: list[tuple[int, int]] = []
         parent = os.getpid()
-        pid = os.fork()
+        try:
+            pipes += [os.pipe()]
+            pipes += [os.pipe()]
+            pid = os.fork()
+        except OSError:
+            for fd in (fd for pair in pipes for fd in pair):
+                os.close(fd)
+            _core.free_slot(slot)
+            raise
         if pid == 0:
             self._be_worker(slot, parent, pipes)
         for _, write_end in pipes:
@@ -232,6 +240,13 @@ class Supervisor:
         elif self.config["log_to_driver"]:
             send(self.output, stream, child.pid, _core.slot_info(child.slot)[4], data)
 
+    def _forward_last(self, child: Child) -> None:
+        """The same once it is dead. A pipe that still is open then is held by a process that it left behind."""
+        for stream in (1, 2):
+            self._forward(child, stream)
+            self._close_output(child, stream)
+            finish_line(self.output, stream, child.pid)
+
     def _close_output(self, child: Child, stream: int) -> None:
         fd = child.output[stream - 1]
         child.output[stream - 1] = -1  # the next child may get the same number
@@ -250,9 +265,7 @@ class Supervisor:
             code = -signal.SIGKILL
         self.selector.unregister(child.pidfd)
         os.close(child.pidfd)
-        for stream in (1, 2):
-            self._forward(child, stream)
-            self._close_output(child, stream)
+        self._forward_last(child)
         del self.children[child.slot]
         slot = child.slot
         _, role, _, actor, label = _core.slot_info(slot)
@@ -304,7 +317,8 @@ class Supervisor:
     def _restart(self, task: int, info: dict[str, Any], actor: int) -> bool:
         """Queue an actor's creation again, if it may restart. Its mailbox stays as it is."""
         state = _core.actor_info(actor)
-        if state["closing"] or state["restarts"] == 0 or state["state"] == 3:
+        wanted = state["closing"] == 0 or (state["closing"] == 1 and state["waiting"])  # calls of handles that are gone
+        if not wanted or state["restarts"] == 0:
             return False
         _core.actor_restarting(actor)
         _core.retry(task)
@@ -312,10 +326,10 @@ class Supervisor:
         return True
 
     def _dead_actor(self, actor: int, pid: int, code: int, reason: str) -> None:
-        info = _core.actor_info(actor)
-        if info["state"] == 3:
+        if not _core.actor_exists(actor):  # it failed to start, and its process was on its way out
             return
-        if info["closing"] == 2 and code == -signal.SIGKILL:
+        info = _core.actor_info(actor)
+        if info["closing"] == 2 and code in (-signal.SIGKILL, EXIT_NO_HANDLES):  # it may see it before the signal comes
             reason = "was killed with shoal.kill()"
         elif code == EXIT_SELF:
             reason = "ended itself (exit_actor or sys.exit)"
@@ -324,7 +338,8 @@ class Supervisor:
         death = exceptions.ActorDiedError(
             f"its process {reason}", actor_id=f"{actor:032x}", class_name=info["name"], pid=pid
         )
-        bury(actor, _core.put_error(death), death)
+        mourn(actor, _core.put_error(death), death)
+        _core.actor_drop_life(actor)
 
     # -- the end --------------------------------------------------------------------------------------------
 
@@ -348,8 +363,8 @@ class Supervisor:
                 os.waitpid(child.pid, 0)
             except ChildProcessError:
                 pass
-            for stream in (1, 2):
-                self._forward(child, stream)
+            self._forward_last(child)
+        end_output(self.output)
         os._exit(0)
 
 

@@ -7,11 +7,13 @@ A task that creates an actor turns the worker into that actor's process for good
 
 from __future__ import annotations
 
+import contextvars
 import faulthandler
 import gc
 import os
 import signal
 import sys
+import traceback
 from typing import Any
 
 from shoal import _core, exceptions
@@ -30,7 +32,7 @@ from shoal.engine.local.output import TaskStream
 from shoal.exceptions import TaskError, task_error_from
 from shoal.generator import DynamicObjectRefGenerator
 
-EXIT_RESTARTED = 0
+_FRAMES = 1000  # Python's own recursion limit
 
 
 class Worker:
@@ -38,11 +40,14 @@ class Worker:
 
     def __init__(self, config: dict[str, Any], output: int) -> None:
         self.engine = LocalEngine(config)
-        self.streams = (TaskStream(output, 1), TaskStream(output, 2))
+        pipe = output if config["log_to_driver"] else None
+        self.streams = (TaskStream(pipe, 1), TaskStream(pipe, 2))
         self.has_gpus = config["gpus"]
         self._gpus = -1
         self.engine.running = self.describe
         self.current: int | None = None  # the task that runs in the main thread
+        self.creation: list[Any] = []  # of the actor that this process becomes: task, class, arguments
+        self.leaving = False  # the process ends as soon as no task is left in it
         self._named = ""
 
     def run_forever(self) -> None:
@@ -53,6 +58,12 @@ class Worker:
                 return
             self.run(call)
             call = None  # its arguments must not live until the next task comes
+            if self.creation:  # not from within run(), whose frame would hold the arguments for the actor's whole life
+                from shoal.engine.local import actor_host
+
+                actor_host.host(self, self.creation)
+            if self.leaving:
+                return
 
     def name_now(self, name: str) -> None:
         """What the process is seen to do: in messages about its death, and before each line it prints."""
@@ -89,21 +100,19 @@ class Worker:
         if self.has_gpus:
             self.show_gpus()
         if kind == CREATE_ACTOR:
-            from shoal.engine.local import actor_host
-
-            actor_host.host(self, task, function, args, kwargs)
+            self.creation = [task, function, args, kwargs]
             return
         before = self.current, self._named
         self.current = task
         name = "task"
         try:
             try:
-                if args is None:
-                    raise kwargs  # an argument that could not be had
                 export = self.engine.exports.load(function)
                 name = export.name
                 if name != self._named:
                     self.name_now(name)
+                if args is None:
+                    raise kwargs  # an argument that could not be had
                 if flags == 0 and nreturns == 1 and not export.extras:
                     value = export.target(*args) if kwargs is None else export.target(*args, **kwargs)
                     _core.finish(task, value)
@@ -112,6 +121,7 @@ class Worker:
                     self._run_special(task, export, args, kwargs or {}, nreturns, flags)
             except BaseException as error:  # all of it goes to the caller; see _failed for what ends the worker
                 self._failed(task, name, function, error, flags)
+                forget_frames(error)
         finally:
             self.current = before[0]
             if before[0] is not None:
@@ -119,6 +129,24 @@ class Worker:
             for stream in self.streams:
                 if stream._parts:
                     stream.flush()
+
+    def run_inside(self, call: Any) -> None:
+        """Run a call that the present one waits for. It finds things as in a process of its own, as far as that goes."""
+        outer = self.current
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(limit + _FRAMES)  # what the outer calls have used of their limit is not the inner one's
+        asyncio = sys.modules.get("asyncio")
+        loop = asyncio and asyncio._get_running_loop()
+        if loop is not None:
+            asyncio._set_running_loop(None)
+        try:
+            contextvars.Context().run(self.run, call)
+        finally:
+            sys.setrecursionlimit(limit)
+            if loop is not None:
+                asyncio._set_running_loop(loop)
+        if outer is not None and _core.task_cancelled(outer):  # while it could not be interrupted
+            raise KeyboardInterrupt
 
     def _run_special(
         self, task: int, export: Export, args: tuple[Any, ...], kwargs: dict[str, Any], nreturns: int, flags: int
@@ -129,7 +157,7 @@ class Worker:
         limit = export.extras.get("max_calls")
         export.calls += 1
         if limit and export.calls >= limit:
-            self.leave()
+            self.leaving = True
 
     @staticmethod
     def set_environment(runtime_env: Any) -> None:
@@ -142,14 +170,14 @@ class Worker:
         if _core.task_cancelled(task):
             _core.fail(task, exceptions.TaskCancelledError(f"{_core.task_id(task):x}"), True)
             return
-        if flags & RETRY_EXCEPTIONS and isinstance(error, Exception):
+        if flags & RETRY_EXCEPTIONS and isinstance(error, Exception) and not _core.task_info(task)["streamed"]:
             wanted = self.engine.exports.load(function).extras.get("retry_exceptions")
             if (wanted is True or (wanted and isinstance(error, wanted))) and _core.retry(task):
                 _core.requeue(task)
                 return
         fail(task, name, error)
         if isinstance(error, SystemExit):  # sys.exit() in a task ends its worker, as in Ray
-            self.leave()
+            self.leaving = True
 
     def leave(self) -> None:
         """End this process; the supervisor gives back what it holds."""
@@ -209,6 +237,18 @@ def _drain(generator: Any) -> Any:
         loop.close()
 
 
+def forget_frames(error: BaseException | None) -> None:
+    """Empty the frames that an error of the past came through: what their variables hold would live on with it.
+
+    A frame with a variable for the error is a cycle, and an idle worker does not come to collect garbage.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
 def as_stored(error: BaseException, name: str, **actor: Any) -> BaseException:
     """What the caller of a failed call will get. An error that came with an argument passes on as it is."""
     if isinstance(error, TaskError) and error.__traceback__ is not None and error.__traceback__.tb_next is None:
@@ -234,7 +274,7 @@ def fail(task: int, name: str, error: BaseException, **actor: Any) -> None:
 def main(config: dict[str, Any], output: int) -> None:
     """The life of a worker process, from its fork to its exit."""
     worker = Worker(config, output)
-    hooks.install(worker.run)
+    hooks.install(worker.run_inside)
     engines.use(worker.engine)
     engines.forbid_implicit_start()
     worker.engine.process_facts = {"mode": "worker"}

@@ -1,0 +1,102 @@
+"""What the machine can do, without any library: the limits that the other rows are held against."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.measure import Plan, rates, seconds
+from benchmarks.peers import ARRAY_WORDS, Loop, Peer, Unavailable
+from benchmarks.rows import ASLEEP, MEMCPY, MEMCPY_ALL, MEMCPY_WRITTEN, PYTHON, SPINNING
+
+_SOURCE = Path(__file__).parent.parent / "physical.c"
+
+
+class Physical(Peer):
+    """memcpy into warm shared pages, a word passed between two processes, a bare interpreter."""
+
+    def loops(self) -> dict[str, Loop]:
+        return {
+            ASLEEP: lambda plan: self.ping_pong("asleep", plan),
+            SPINNING: lambda plan: self.ping_pong("spinning", plan),
+            MEMCPY: lambda plan: memcpy(1, plan),
+            MEMCPY_WRITTEN: lambda plan: memcpy(1, plan, written=True),
+            MEMCPY_ALL: lambda plan: memcpy(self.cores, plan),
+            PYTHON: lambda plan: seconds(_bare_python, 3),
+        }
+
+    def __enter__(self) -> Physical:
+        self.folder = tempfile.TemporaryDirectory(prefix="shoal-bench-")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.folder.cleanup()
+
+    def ping_pong(self, how: str, plan: Plan) -> list[float]:
+        """Round trips per second. Raises Unavailable without a compiler, or for spinning on a single core."""
+        if how == "spinning" and len(os.sched_getaffinity(0)) < 2:
+            raise Unavailable("two processes cannot spin on one core")
+        program = Path(self.folder.name) / "physical"
+        if not program.exists():
+            compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+            if compiler is None:
+                raise Unavailable("there is no C compiler")
+            subprocess.run([compiler, "-O2", "-std=gnu11", "-o", program, _SOURCE], check=True)
+        command = [str(program), how, str(plan.slice_s)]
+        return [float(subprocess.check_output(command, timeout=20)) for _ in range(plan.slices)]
+
+
+def memcpy(threads: int, plan: Plan, written: bool = False) -> list[float]:
+    """GB/s from an array like that of "put gigabytes" (NumPy zeros never written to, as in Ray's program)
+    into shared pages that were written before, which is what a put can do at best.
+    """
+    source = np.zeros(ARRAY_WORDS, np.int64)
+    if written:
+        source[:] = 1
+    size = source.nbytes
+    fd = os.memfd_create("shoal-bench")
+    os.ftruncate(fd, size)
+    shared = mmap.mmap(fd, size)
+    os.close(fd)
+    target = np.frombuffer(shared, np.uint8)
+    target[:] = 1
+    share = size // threads
+
+    def copy(part: int) -> None:
+        ctypes.memmove(target.ctypes.data + part * share, source.ctypes.data + part * share, share)
+
+    def loop() -> None:
+        if threads == 1:
+            copy(0)
+            return
+        running = [threading.Thread(target=copy, args=(part,)) for part in range(threads)]
+        for thread in running:
+            thread.start()
+        for thread in running:
+            thread.join()
+
+    return rates(loop, size / 1e9, plan)
+
+
+def _bare_python() -> Any:
+    # -S -E: what every program pays, whatever is installed or set on this machine
+    return subprocess.run([sys.executable, "-S", "-E", "-c", "pass"], check=True)
+
+
+def keep_busy() -> subprocess.Popen[bytes]:
+    """A process that occupies one core until it is killed, or its parent dies."""
+    code = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    for _ in range(10**6): pass"
+    busy = subprocess.Popen([sys.executable, "-S", "-E", "-c", code])
+    time.sleep(0.1)  # until it runs
+    return busy

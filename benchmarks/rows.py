@@ -1,0 +1,162 @@
+"""Every row of the comparison: what it is called, its unit, its goal, and the physical limit it is held
+against.
+
+The names are those of `ray microbenchmark` where Ray has the row; `key` is what `--only` takes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Group = Literal["startup", "tasks", "actors", "objects", "memory", "programs", "busy"]
+GROUPS: tuple[Group, ...] = ("startup", "tasks", "actors", "objects", "memory", "programs", "busy")
+# What a peer measures in one session, before the next peer has its turn.
+STAGES: tuple[tuple[Group, ...], ...] = (
+    ("startup",), ("tasks", "actors"), ("objects", "memory"), ("programs", "busy"),
+)  # fmt: skip
+
+# Rows of the pseudo-peer "physical", which every group measures first; see physical.py.
+ASLEEP, SPINNING = "ping-pong, asleep", "ping-pong, spinning"
+MEMCPY, MEMCPY_WRITTEN, MEMCPY_ALL = "memcpy of zeros", "memcpy", "memcpy of zeros, every core"
+PYTHON = "bare python"
+IDEALS = ("ideal numerical", "ideal stateful", "ideal costly_start")  # rows of the peer "serial"
+REFERENCE_UNITS = {
+    ASLEEP: "/s", SPINNING: "/s", MEMCPY: "GB/s", MEMCPY_WRITTEN: "GB/s", MEMCPY_ALL: "GB/s", PYTHON: "s",
+    **dict.fromkeys(IDEALS, "s"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    `goal` is in the row's unit. `goal_of_reference` is a share of the physical reference; `goal_peer` is a
+    peer that must be passed. `reference` is a physical row, or an "ideal" one: a program's serial time over
+    the cores.
+    """
+
+    key: str
+    title: str
+    group: Group
+    unit: str
+    goal: float | None = None
+    higher: bool = True
+    reference: str | None = None
+    goal_of_reference: float | None = None
+    goal_peer: str | None = None
+    note: str = ""
+    limit_s: float = 45.0  # the process that measures it is ended after so long without a result
+
+
+_CALL = SPINNING
+
+_FAIR = "the least that a process got, of an equal share"
+
+ROWS: tuple[Row, ...] = (
+    Row(
+        "startup", "import + init + first task", "startup", "s", 0.25, False, PYTHON,
+        note="in a fresh interpreter, whose own start is not counted (the reference is that start)",
+    ),
+    Row("processes", "processes, 2 workers, idle", "startup", "", 4, False, note="with the program itself"),
+    Row(
+        "rss", "resident memory, 2 workers, idle (RSS)", "startup", "MB", 120, False,
+        note="summed over the processes, so shared pages count several times; the goal was set for this sum",
+    ),
+    Row("pss", "the same, shared pages counted once (PSS)", "startup", "MB", None, False),
+    Row("idle_cpu", "CPU time of an idle session", "startup", "ms/s", 0.0, False),
+    Row("shutdown", "shutdown", "startup", "s", 0.1, False),
+    Row("tasks_sync", "single client tasks sync", "tasks", "/s", 100_000, reference=_CALL),
+    Row("tasks_async", "single client tasks async", "tasks", "/s", 250_000, reference=_CALL),
+    Row(
+        "tasks_batch", "single client tasks and get batch", "tasks", "/s", 150, reference=_CALL,
+        note="a batch is 1,000 tasks",
+    ),
+    Row(
+        "tasks_multi", "multi client tasks async", "tasks", "/s", 200_000, reference=_CALL, limit_s=90,
+        note="4 actors submit 10,000 tasks each, as in Ray's program",
+    ),
+    Row(
+        "wait_1k", "single client wait 1k refs", "tasks", "/s", None, reference=_CALL,
+        note="Ray's loop submits 1,000 tasks and waits 1,000 times on what is left of the list, so half a "
+        "million references are looked at; the goal of 1,000/s is for one call, the next row",
+    ),
+    Row(
+        "wait_call", "one wait on 1k finished refs", "tasks", "/s", 1_000, reference=_CALL,
+        note="wait(refs, num_returns=1000) on 1,000 finished tasks",
+    ),
+    Row("actor_sync", "1:1 actor calls sync", "actors", "/s", 100_000, reference=_CALL),
+    Row("actor_async", "1:1 actor calls async", "actors", "/s", 250_000, reference=_CALL),
+    Row("actor_nn", "n:n actor calls async", "actors", "/s", 250_000, reference=_CALL),
+    Row("actor_nn_arg", "n:n actor calls with arg async", "actors", "/s", 100_000, reference=_CALL),
+    Row("async_actor_sync", "1:1 async-actor calls sync", "actors", "/s", 30_000, reference=_CALL),
+    Row("async_actor_async", "1:1 async-actor calls async", "actors", "/s", 100_000, reference=_CALL),
+    Row("get", "single client get calls", "objects", "/s", 1_000_000, reference=_CALL),
+    Row("put", "single client put calls", "objects", "/s", 500_000, reference=_CALL),
+    Row(
+        "put_gb", "single client put gigabytes", "objects", "GB/s", None, True, MEMCPY, 0.9,
+        note="NumPy zeros of 839 MB, never written to, so that one small page of zeros stands for all and is "
+        "read from the cache. Ray's program counts them as 0.8 GB, this one as what they are",
+    ),
+    Row(
+        "put_gb_written", "the same, an array written before", "objects", "GB/s", None, True,
+        MEMCPY_WRITTEN, 0.9, note="what a user's data are like",
+    ),
+    Row(
+        "put_gb_multi", "multi client put gigabytes", "objects", "GB/s", None, True, MEMCPY_ALL,
+        note="10 tasks put 10 new arrays of 84 MB each",
+    ),
+    Row(
+        "get_10k_refs", "single client get object containing 10k refs", "objects", "/s", 1_000,
+        reference=_CALL, note="each of the 10,000 references is made and dropped again",
+    ),
+    Row(
+        "lock_1", "locked increment, uncontended", "memory", "/s", 3_000_000, reference=_CALL,
+        note="a `with lock:` around `+= 1` on an element of shared memory; in Ray a call of an actor",
+    ),
+    Row(
+        "lock_2", "locked increment, 2 processes", "memory", "/s", None, True, _CALL, None, "multiprocessing",
+        note="all processes together; the goal is what multiprocessing.Value does",
+    ),
+    Row("lock_2_fair", "fairness, 2 processes", "memory", "%", note=_FAIR),
+    Row(
+        "lock_4", "locked increment, 4 processes", "memory", "/s", None, True, _CALL, None, "multiprocessing",
+        note="as with 2",
+    ),
+    Row("lock_4_fair", "fairness, 4 processes", "memory", "%", note=_FAIR),
+    Row(
+        "numerical", "program: numerical", "programs", "s", 0.33, False, "ideal numerical",
+        note="convolve2d of a 3000x3000 image, a filter per core",
+    ),
+    Row(
+        "stateful", "program: stateful", "programs", "s", 0.37, False, "ideal stateful",
+        note="prefix counts of 10,000-word documents, an actor per core",
+    ),
+    Row(
+        "costly_start", "program: expensive start-up", "programs", "s", 1.15, False, "ideal costly_start",
+        note="150 MB of weights, five rounds of a 256-row batch per core; serial code and the pool make them "
+        "for every batch, as when Ray was introduced; the ideal makes them once",
+    ),
+    Row("numerical_busy", "program: numerical, one core busy", "busy", "s", None, False),
+    Row("stateful_busy", "program: stateful, one core busy", "busy", "s", None, False),
+    Row("costly_start_busy", "program: expensive start-up, one core busy", "busy", "s", None, False),
+)  # fmt: skip
+
+BY_KEY = {row.key: row for row in ROWS}
+
+
+def select(names: str) -> tuple[Row, ...]:
+    """The rows for `--only`: keys, groups, or parts of titles, separated by commas. Raises ValueError."""
+    if not names:
+        return ROWS
+    chosen: set[str] = set()
+    for name in (part.strip() for part in names.split(",")):
+        found = [row for row in ROWS if name in (row.key, row.group, row.title)]
+        found = found or [row for row in ROWS if name and name.lower() in row.title.lower()]
+        if not found:
+            known = ", ".join(row.key for row in ROWS)
+            raise ValueError(
+                f"no row is called {name!r}; the rows are {known}; the groups {', '.join(GROUPS)}"
+            )
+        chosen.update(row.key for row in found)
+    return tuple(row for row in ROWS if row.key in chosen)
