@@ -16,6 +16,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <thread>
+#include <utility>
 
 #include "bindings.h"
 
@@ -263,14 +264,14 @@ nb::dict task_info(u64 offset) {
   bool streamed = false;
   if (t->flags & TASK_STREAMING && t->nreturns) streamed = t->scratch != 0 || t->submitted_ns == 1;
   d["streamed"] = streamed;
-  nb::list pending;
+  u32 pending = 0;
   for (u32 i = 0; i < t->nreturns; i++) {
     Handle r = C.returns(t)[i];
-    if (C.valid(r) && C.entry(r).task == offset && C.entry(r).state.load() == ENTRY_PENDING) pending.append(r);
+    pending += C.valid(r) && C.entry(r).task == offset && C.entry(r).state.load() == ENTRY_PENDING;
   }
   Handle next = t->scratch;  // of a generator that died between two items
-  if (next && C.valid(next) && C.entry(next).task == offset) pending.append(next);
-  d["pending"] = pending;
+  pending += next && C.valid(next) && C.entry(next).task == offset;
+  d["done"] = t->nreturns ? !pending : t->ndeps < t->ndeps_max;  // its process died while it cleared up
   return d;
 }
 
@@ -539,7 +540,7 @@ NB_MODULE(_core, m) {
     Entry& e = C.entry(h);
     Tx tx(C);
     tx.lock(e.lock);
-    if (!e.task) return nb::object(nb::none());
+    if (!e.task || e.state.load() != ENTRY_PENDING) return nb::object(nb::none());
     Task* t = task_at(e.task);
     return nb::object(nb::make_tuple(t->state.load() == TASK_RUNNING ? int(t->runner) - 1 : -1, t->id, int(t->kind), t->actor));
   });
@@ -552,7 +553,7 @@ NB_MODULE(_core, m) {
       {
         Tx tx(C);
         tx.lock(e.lock);
-        if (!e.task) return false;
+        if (!e.task || e.state.load() != ENTRY_PENDING) return false;
         Task* t = task_at(e.task);
         tx.lock(t->lock);
         if (t->state.load() != TASK_RUNNING) return false;
@@ -665,7 +666,10 @@ NB_MODULE(_core, m) {
   m.def("next_running", &next_running);
   m.def("task_info", &task_info);
   m.def("finish_silent", [](u64 task) { call([&] { C.finish(task_at(task)); }); });
-  m.def("sweep", [](u32 slot) { call([&] { C.sweep(slot); }); });
+  m.def("sweep", [](u32 slot) {  // the actors that it had made, but not submitted
+    call([&] { C.sweep(slot); });
+    return std::exchange(C.stillborn, {});
+  });
   m.def("free_slot", [](u32 slot) { call([&] { C.free_slot(slot); }); });
   m.def("trim", [](u32 older_than_s) { return call([&] { return C.trim(older_than_s); }); });
   m.def("trim_state", [] { return nb::make_tuple(C.h->heap.trim_armed.load() != 0, C.h->heap.warm_free.load() * PAGE); });

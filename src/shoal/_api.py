@@ -143,7 +143,8 @@ def put(value: Any, *, mutable: bool = False, _owner: Any = None, _tensor_transp
     """
     if isinstance(value, ObjectRef):
         raise TypeError("put() of an ObjectRef: it refers to an object already; to store the reference itself put a list with it: put([ref])")
-    return current().put(value, mutable)
+    ref: ObjectRef = current().put(value, mutable)
+    return ref
 
 
 @overload

@@ -16,7 +16,7 @@ from shoal.generator import ObjectRefGenerator
 from shoal.remote_function import RemoteFunction
 
 TASK, CREATE_ACTOR, ACTOR_CALL = 0, 1, 2  # TaskKind in core/abi.h
-STREAMING, DYNAMIC, CANCELLED, RETRY_EXCEPTIONS = 1, 2, 4, 8  # TaskFlags
+STREAMING, DYNAMIC, CANCELLED, RETRY_EXCEPTIONS, ALONE = 1, 2, 4, 8, 16  # TaskFlags
 ACTOR_NAMES, LOCK_NAMES = 1, 2  # NameSpace
 CMD_CANCEL, CMD_KILL = 2, 4  # CommandBits
 ACTOR_STATES = ("PENDING", "ALIVE", "RESTARTING", "DEAD")
@@ -66,6 +66,8 @@ class LocalEngine(Engine):
         retries = options.get("max_retries")
         if options.get("retry_exceptions"):
             flags |= RETRY_EXCEPTIONS
+        if options.get("max_calls") or options.get("runtime_env"):
+            flags |= ALONE
         call = (TASK, handle, shape, 0, 0, nreturns, DEFAULT_RETRIES if retries is None else retries, flags)
         function._prepared = prepared = (self, call, bool(flags & STREAMING))
         return prepared
@@ -308,7 +310,7 @@ class LocalEngine(Engine):
         if target is None:
             return _core._lock(_core._new_lock(), None, reentrant)
         if isinstance(target, str):
-            ref = _core.name_get(LOCK_NAMES, target)
+            ref: Any = _core.name_get(LOCK_NAMES, target)
             if ref is None:
                 ref = _core._new_lock()
                 if not _core.name_set(LOCK_NAMES, target, ref):
