@@ -21,7 +21,7 @@ def draw(found: dict[str, Any], path: Path) -> bool:
     if not curves:
         return False
     rows = (len(curves) + 1) // 2
-    figure, grid = pyplot.subplots(rows, 2, figsize=(14, 4.4 * rows), layout="constrained", squeeze=False)
+    figure, grid = pyplot.subplots(rows, 2, figsize=(17, 4.2 * rows), layout="constrained", squeeze=False)
     for axes in grid.flat[len(curves) :]:
         axes.set_visible(False)
     for axes, curve in zip(grid.flat, curves, strict=False):
@@ -54,4 +54,4 @@ def _panel(axes: Any, curve: dict[str, Any]) -> None:
     axes.set_xlabel(curve["axis"])
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.grid(color="#e9ecef")
-    axes.legend(fontsize=7.5, frameon=False, loc="upper left")
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))

@@ -42,9 +42,9 @@ INTERRUPTED = """
 
     def interrupted(work):
         timer = threading.Timer(random.random() * 0.02, os.kill, (os.getpid(), signal.SIGINT))
-        timer.start()
         try:
             try:
+                timer.start()
                 work()
             finally:
                 timer.join()

@@ -292,17 +292,17 @@ class LocalEngine(Engine):
         result: tuple[list[Any], list[Any]] = _core.wait(refs, num_returns, timeout)
         return result
 
-    def cancel(self, ref: Any, force: bool, recursive: bool) -> None:
+    def cancel(self, waitable: Any, force: bool, recursive: bool) -> None:
+        stream = isinstance(waitable, ObjectRefGenerator)
+        ref = waitable._generator_ref if stream else waitable
         task = _core.cancel_queued(ref)
         if task is not None:
             _core.fail(task, exceptions.TaskCancelledError(f"{_core.task_id(task):x}"), True)
             return
         running = _core.producer(ref)
-        if running is None:
-            return
-        if running[2] == ACTOR_CALL and force:
+        if running is not None and running[2] == ACTOR_CALL and force:
             raise ValueError("cancel(force=True) would kill the actor: use shoal.kill(handle) for that, or cancel without force")
-        _core.cancel_running(ref, force)
+        _core.cancel_running(ref, force, stream)
 
     # -- locks ----------------------------------------------------------------------------------------------
 
