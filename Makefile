@@ -43,8 +43,8 @@ REQUIREMENTS = $(BIN)/python -c 'import sys; \
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo 'Variables: PYTHON (interpreter of a new .venv), ARGS (for demo, test, lint, types), STRESS_ARGS, JOBS,'
-	@echo '           TEST_HOOKS=ON (build the extension with the crash points)'
+	@echo 'Variables: PYTHON (interpreter of a new .venv), ARGS (for demo, test, lint, types, bench, scaling, profile),'
+	@echo '           STRESS_ARGS, JOBS, TEST_HOOKS=ON (build the extension with the crash points)'
 
 .PHONY: setup
 setup: $(PACKAGE) $(STAMPS)/test $(STAMPS)/demo ## Install the package and what its tests and demo need into .venv
@@ -65,6 +65,25 @@ lint: $(STAMPS)/dev ## Check style and formatting
 .PHONY: types
 types: $(STAMPS)/dev $(STAMPS)/run ## Check the types
 	$(BIN)/mypy --strict src/shoal $(ARGS)
+
+.PHONY: bench
+bench: $(PACKAGE) $(STAMPS)/bench ## Compare with Ray and the other peers (ten minutes)
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+.PHONY: scaling
+scaling: $(PACKAGE) $(STAMPS)/bench ## Measure what a call costs as things grow
+	@$(BIN)/python -m benchmarks.scaling $(ARGS)
+
+# The release options, and debugging information to tell instructions apart by source file; valgrind counts them.
+.PHONY: profile
+profile: $(STAMPS)/tools $(STAMPS)/run ## Break down the cost of single calls
+	@$(CMAKE) -S . -B build/profile -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+		-DCMAKE_CXX_FLAGS_RELWITHDEBINFO='-O3 -DNDEBUG -g' -DPython_EXECUTABLE='$(CURDIR)/$(BIN)/python' \
+		-Dnanobind_DIR="$$($(BIN)/python -m nanobind --cmake_dir)" >/dev/null
+	@MAKEFLAGS=--no-print-directory $(CMAKE) --build build/profile --parallel $(JOBS) >/dev/null
+	@rm -rf build/profile/package && mkdir -p build/profile/package
+	@cp -r src/shoal build/profile/package/ && cp build/profile/_core.*.so build/profile/package/shoal/
+	@PYTHONPATH='$(CURDIR)/build/profile/package' $(BIN)/python -m benchmarks.breakdown $(ARGS)
 
 .PHONY: sanitize san-address san-undefined san-thread
 sanitize: san-address san-undefined san-thread ## Run the C++ stress program under each sanitizer
@@ -103,7 +122,7 @@ $(STAMPS)/tools: pyproject.toml | $(STAMPS)/venv
 	@$(PIP) install -r $@.txt
 	@touch $@
 
-$(STAMPS)/run $(STAMPS)/test $(STAMPS)/demo $(STAMPS)/dev: $(STAMPS)/%: pyproject.toml | $(STAMPS)/venv
+$(STAMPS)/run $(STAMPS)/test $(STAMPS)/demo $(STAMPS)/dev $(STAMPS)/bench: $(STAMPS)/%: pyproject.toml | $(STAMPS)/venv
 	@echo 'setup: installing requirements ($*)'
 	@$(REQUIREMENTS) $* > $@.txt
 	@$(PIP) install -r $@.txt

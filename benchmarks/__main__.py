@@ -64,7 +64,10 @@ def main() -> None:
     print()
     print(f"{'':44} {'Shoal':>11} {'Ray':>11} {'':>7}  {'best other':36} {'goal':>11}")
     print(*report.summary_lines(result), sep="\n")
+    print(*report.missing_lines(result), sep="\n")
     print(f"\n{result['rounds']} rounds, {result['seconds']:.0f} s; wrote", *paths)
+    if not any("median" in row["peers"].get("shoal", {}) for row in result["rows"]) and "shoal" in peers:
+        raise SystemExit("nothing of Shoal could be measured")
 
 
 if __name__ == "__main__":

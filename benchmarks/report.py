@@ -194,7 +194,7 @@ def markdown(result: dict[str, Any]) -> str:
             continue
         lines.append(_line([name, text]))
     notes = [f"- *{row['title']}*: {row['note']}." for row in result["rows"] if row["note"]]
-    missing = _missing(result)
+    missing = missing_lines(result)
     return "\n".join([*lines, "", "### Notes", "", *notes, *missing, ""])
 
 
@@ -229,7 +229,7 @@ def _with_spread(peer: dict[str, Any], unit: str) -> str:
     return quantity(peer["median"], unit) + spread
 
 
-def _missing(result: dict[str, Any]) -> list[str]:
+def missing_lines(result: dict[str, Any]) -> list[str]:
     """A line for each reason why figures are missing."""
     reasons: dict[tuple[str, str], list[str]] = {}
     for row in result["rows"]:

@@ -57,7 +57,7 @@ def measure(name: str, idle_s: float, environment: dict[str, str]) -> dict[str, 
         answers = _Answers(child.stdout)
         parts = answers.next()
         pids = _settled(child.pid)
-        found: dict[str, Any] = {"parts": parts, "startup": sum(parts), "processes": float(len(pids))}
+        found: dict[str, Any] = {"parts": parts, "start": sum(parts), "processes": float(len(pids))}
         found.update(processes.memory(pids))
         if idle_s:
             before, begun = processes.cpu_seconds(pids), time.monotonic()

@@ -242,7 +242,8 @@ struct alignas(64) Heap {
 
 enum TaskState : u32 { TASK_BUILDING = 0, TASK_WAITING = 1, TASK_QUEUED = 2, TASK_RUNNING = 3, TASK_DROPPED = 4 };
 enum TaskKind : u16 { TASK_NORMAL = 0, TASK_CREATE_ACTOR = 1, TASK_ACTOR_CALL = 2 };
-enum TaskFlags : u16 { TASK_STREAMING = 1, TASK_DYNAMIC = 2, TASK_CANCELLED = 4, TASK_RETRY_EXCEPTIONS = 8 };
+enum TaskFlags : u16 { TASK_STREAMING = 1, TASK_DYNAMIC = 2, TASK_CANCELLED = 4, TASK_RETRY_EXCEPTIONS = 8,
+                       TASK_ALONE = 16 };  // not to be run inside another one: what it does to its process is its own
 
 // A reference held by a task; if `waiting`, a node in the dependents' list of its object. [lock the object's Entry]
 struct Dep {

@@ -16,6 +16,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <thread>
+#include <utility>
 
 #include "bindings.h"
 
@@ -263,14 +264,14 @@ nb::dict task_info(u64 offset) {
   bool streamed = false;
   if (t->flags & TASK_STREAMING && t->nreturns) streamed = t->scratch != 0 || t->submitted_ns == 1;
   d["streamed"] = streamed;
-  nb::list pending;
+  u32 pending = 0;
   for (u32 i = 0; i < t->nreturns; i++) {
     Handle r = C.returns(t)[i];
-    if (C.valid(r) && C.entry(r).task == offset && C.entry(r).state.load() == ENTRY_PENDING) pending.append(r);
+    pending += C.valid(r) && C.entry(r).task == offset && C.entry(r).state.load() == ENTRY_PENDING;
   }
   Handle next = t->scratch;  // of a generator that died between two items
-  if (next && C.valid(next) && C.entry(next).task == offset) pending.append(next);
-  d["pending"] = pending;
+  pending += next && C.valid(next) && C.entry(next).task == offset;
+  d["done"] = t->nreturns ? !pending : t->ndeps < t->ndeps_max;  // its process died while it cleared up
   return d;
 }
 
@@ -539,26 +540,35 @@ NB_MODULE(_core, m) {
     Entry& e = C.entry(h);
     Tx tx(C);
     tx.lock(e.lock);
-    if (!e.task) return nb::object(nb::none());
+    if (!e.task || e.state.load() != ENTRY_PENDING) return nb::object(nb::none());
     Task* t = task_at(e.task);
     return nb::object(nb::make_tuple(t->state.load() == TASK_RUNNING ? int(t->runner) - 1 : -1, t->id, int(t->kind), t->actor));
   });
 
-  m.def("cancel_running", [](nb::handle ref, bool force) {  // false: it does not run (any more)
+  // false: it does not run (any more). stream: the reference is a place in a generator's chain, which is followed to its
+  // end; the place that we refer to keeps all that follows.
+  m.def("cancel_running", [](nb::handle ref, bool force, bool stream) {
     Handle h = ref_handle(ref);
     return call([&] {
-      Entry& e = C.entry(h);
-      u32 slot;
-      {
+      u32 slot = 0;
+      for (bool found = false; !found;) {
+        Entry& e = C.entry(h);
+        if (stream && e.state.load(std::memory_order_acquire) == ENTRY_READY && e.flags & FLAG_HAS_BLOCK) {
+          h = C.refs(h)[1];
+          continue;
+        }
         Tx tx(C);
         tx.lock(e.lock);
-        if (!e.task) return false;
+        u32 state = e.state.load();
+        if (stream && state == ENTRY_READY && e.flags & FLAG_HAS_BLOCK) continue;  // one more item has come meanwhile
+        if (!e.task || state != ENTRY_PENDING) return false;
         Task* t = task_at(e.task);
         tx.lock(t->lock);
         if (t->state.load() != TASK_RUNNING) return false;
         tx.set(t->flags, u16(t->flags | TASK_CANCELLED));
         slot = t->runner - 1;
         tx.commit();
+        found = true;
       }
       C.slots[slot].command.fetch_or(force ? CMD_KILL : CMD_CANCEL);
       C.ring_supervisor();
@@ -665,7 +675,10 @@ NB_MODULE(_core, m) {
   m.def("next_running", &next_running);
   m.def("task_info", &task_info);
   m.def("finish_silent", [](u64 task) { call([&] { C.finish(task_at(task)); }); });
-  m.def("sweep", [](u32 slot) { call([&] { C.sweep(slot); }); });
+  m.def("sweep", [](u32 slot) {  // the actors that it had made, but not submitted
+    call([&] { C.sweep(slot); });
+    return std::exchange(C.stillborn, {});
+  });
   m.def("free_slot", [](u32 slot) { call([&] { C.free_slot(slot); }); });
   m.def("trim", [](u32 older_than_s) { return call([&] { return C.trim(older_than_s); }); });
   m.def("trim_state", [] { return nb::make_tuple(C.h->heap.trim_armed.load() != 0, C.h->heap.warm_free.load() * PAGE); });

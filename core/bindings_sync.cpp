@@ -42,6 +42,10 @@ bool looks_free(void* p) {
 // The lock is ours; was its last holder able to let go of it?
 bool told(Mutex* m, PyObject* name) {
   if (!m->died.load(std::memory_order_acquire)) return true;
+  if (C.h->stopping.load()) {  // of the session's end: there is nothing to look after
+    set_error(Error(Error::ENDED, "the session has ended: shoal.shutdown() was called"));
+    return false;
+  }
   m->died.store(0);
   char label[sizeof m->died_label + 1] = {};
   std::memcpy(label, m->died_label, sizeof m->died_label);

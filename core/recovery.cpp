@@ -139,7 +139,7 @@ void Client::repair_object(Handle handle, u32 s) {
   Slot& dead = slots[s];
   if (entry(handle).kind == KIND_ACTOR) {
     Actor* a = actor(handle);
-    if (a->state.load() == ACTOR_PENDING && !a->submitted && entry(handle).creator == s) stillborn.push_back(handle);
+    if (a->life && !a->submitted && entry(handle).creator == s) stillborn.push_back(handle);
   } else if (entry(handle).kind == KIND_MUTABLE || entry(handle).kind == KIND_LOCK) {
     Mutex* m = mutex(handle);
     bool waits = false;

@@ -428,11 +428,11 @@ bool Client::steal(Handle handle, Task** out) {
   if (!me->lease) return false;
   Tx tx(*this);
   tx.lock(e.lock);
-  if (!e.task) return false;
+  if (!e.task || e.state.load(std::memory_order_relaxed) != ENTRY_PENDING) return false;
   Task* t = at<Task>(e.task);
   if (t->kind != TASK_NORMAL || t->state.load(std::memory_order_acquire) != TASK_QUEUED) return false;
   Shape& x = h->sched.shapes[t->shape];
-  if (t->shape + 1 != me->lease && x.ndemands) return false;
+  if ((t->shape + 1 != me->lease && x.ndemands) || t->flags & TASK_ALONE) return false;
   tx.lock(x.lock);
   if (t->state.load(std::memory_order_relaxed) != TASK_QUEUED) return false;
   unlink_queued(tx, t);
@@ -529,7 +529,7 @@ bool Client::cancel_queued(Handle handle, Task** out) {
   Entry& e = entry(handle);
   Tx tx(*this);
   tx.lock(e.lock);
-  if (!e.task) return false;
+  if (!e.task || e.state.load(std::memory_order_relaxed) != ENTRY_PENDING) return false;
   Task* t = at<Task>(e.task);
   tx.lock(t->lock);
   u32 state = t->state.load(std::memory_order_acquire), unready = t->unready.load(std::memory_order_relaxed);

@@ -27,8 +27,8 @@ FUNCTIONS = 12  # that are named for each step
 
 def run(arguments: list[str], **settings: Any) -> str:
     """The output of a program."""
-    done = subprocess.run(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True, **settings)
-    return done.stdout
+    done = subprocess.run(arguments, cwd=ROOT, stdout=subprocess.PIPE, check=True, **settings)
+    return bytes(done.stdout).decode()
 
 
 def count() -> list[Counter[Place]] | str:

@@ -47,7 +47,7 @@ class _NoSupervisor(Session):
 
     def _start(self, settings: dict[str, Any]) -> LocalEngine:
         # What tells of a death is an eventfd that never tells: valgrind does not know pidfd_open.
-        real, os.pidfd_open = os.pidfd_open, lambda _pid, _flags=0: os.eventfd(0)
+        real, os.pidfd_open = os.pidfd_open, lambda pid, flags=0: os.eventfd(0)
         try:
             return super()._start(settings)
         finally:

@@ -64,7 +64,7 @@ class Spec:
     rows: tuple[str, ...]
 
 
-_STARTUP = ("startup", "processes", "rss", "pss", "idle_cpu", "shutdown")
+_STARTUP = ("start", "processes", "rss", "pss", "shutdown")
 _TASKS = ("tasks_sync", "tasks_async", "tasks_batch")
 _ACTORS = ("actor_sync", "actor_async", "actor_nn", "actor_nn_arg", "async_actor_sync", "async_actor_async")
 _PUT_GB = ("put_gb", "put_gb_written")
@@ -72,7 +72,7 @@ _LOCKS = ("lock_1", "lock_2", "lock_2_fair", "lock_4", "lock_4_fair")
 _PROGRAMS = ("numerical", "stateful", "costly_start")
 _BUSY = ("numerical_busy", "stateful_busy", "costly_start_busy")
 _ALL = (
-    *_STARTUP, *_TASKS, "tasks_multi", "wait_1k", "wait_call", *_ACTORS, "get", "put", *_PUT_GB,
+    *_STARTUP, "idle_cpu", *_TASKS, "tasks_multi", "wait_1k", "wait_call", *_ACTORS, "get", "put", *_PUT_GB,
     "put_gb_multi", "get_10k_refs", *_LOCKS, *_PROGRAMS, *_BUSY,
 )  # fmt: skip
 

@@ -13,6 +13,7 @@ from shoal._options import validate_actor_options, validate_task_options
 from shoal.actor import ActorClass, ActorHandle
 from shoal.engine import current
 from shoal.exceptions import GetTimeoutError
+from shoal.generator import ObjectRefGenerator
 from shoal.remote_function import RemoteFunction
 
 T = TypeVar("T")
@@ -143,7 +144,8 @@ def put(value: Any, *, mutable: bool = False, _owner: Any = None, _tensor_transp
     """
     if isinstance(value, ObjectRef):
         raise TypeError("put() of an ObjectRef: it refers to an object already; to store the reference itself put a list with it: put([ref])")
-    return current().put(value, mutable)
+    ref: ObjectRef = current().put(value, mutable)
+    return ref
 
 
 @overload
@@ -247,16 +249,15 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
     current().kill(actor, no_restart)
 
 
-def cancel(ray_waitable: ObjectRef, *, force: bool = False, recursive: bool = True) -> None:
+def cancel(ray_waitable: ObjectRef | ObjectRefGenerator, *, force: bool = False, recursive: bool = True) -> None:
     """Cancel the task that makes `ray_waitable`: `get` raises TaskCancelledError then.
 
     A task that has not started is dropped; a running one gets a KeyboardInterrupt, or with `force` its worker is
     killed. A finished one is left alone. Raises TypeError for what is no reference, ValueError for force on an actor call.
     """
-    ref = getattr(ray_waitable, "_generator_ref", ray_waitable)
-    if not isinstance(ref, ObjectRef):
+    if not isinstance(ray_waitable, (ObjectRef, ObjectRefGenerator)):
         raise TypeError(f"cancel() takes an ObjectRef, not {ray_waitable!r}; to end an actor use kill(handle)")
-    current().cancel(ref, force, recursive)
+    current().cancel(ray_waitable, force, recursive)
 
 
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle:

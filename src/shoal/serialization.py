@@ -359,7 +359,8 @@ def _reduce_memoryview(view: memoryview) -> Reduced:
         # traceback of an error may make it garbage. It does not look into an array.
         import numpy
 
-        data = pickle.PickleBuffer(numpy.frombuffer(view, numpy.uint8))
+        array: Any = numpy.frombuffer(view, numpy.uint8)
+        data = pickle.PickleBuffer(array)
     return _rebuild_memoryview, (data, view.format, view.shape)
 
 

@@ -218,7 +218,7 @@ def test_the_programs_end_ends_the_waits():
         holder2.take.remote(lock)
         sys.exit(3)
     """)
-    assert result.returncode == 3 and "Traceback" not in result.stderr, result.stderr
+    assert result.returncode == 3 and "LockHolderDied" not in result.stderr, result.stderr
 
 
 def test_the_supervisors_death_ends_the_waits():

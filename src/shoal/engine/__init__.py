@@ -36,7 +36,7 @@ def current() -> Engine:
             "there is no Shoal session in this process: it takes no part in one, or the session was shut down"
         )
     with _changing:
-        return _engine or start(None, {})
+        return current_or_none() or start(None, {})
 
 
 def current_or_none() -> Engine | None:

@@ -20,7 +20,7 @@ class Engine(ABC):
     """
 
     @abstractmethod
-    def submit(self, function: RemoteFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def submit(self, function: RemoteFunction[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Queue one call; returns a reference, a list of them, a generator or None as `num_returns` says."""
 
     @abstractmethod
@@ -31,6 +31,10 @@ class Engine(ABC):
         self, handle: ActorHandle, method: MethodSpec, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Queue one method call, after all earlier ones of this process to that actor."""
+
+    @abstractmethod
+    def make_handle(self, ref: Any, class_name: str, class_key: Any, max_task_retries: int) -> ActorHandle:
+        """A handle from its parts, when one has been unpickled."""
 
     @abstractmethod
     def put(self, value: Any, mutable: bool) -> Any: ...
@@ -45,7 +49,7 @@ class Engine(ABC):
     def wait(self, refs: list[Any], num_returns: int, timeout: float | None) -> tuple[list[Any], list[Any]]: ...
 
     @abstractmethod
-    def cancel(self, ref: Any, force: bool, recursive: bool) -> None: ...
+    def cancel(self, waitable: Any, force: bool, recursive: bool) -> None: ...
 
     @abstractmethod
     def kill(self, handle: ActorHandle, no_restart: bool) -> None: ...

@@ -208,8 +208,9 @@ class Host:
         fail(task, name, error, actor_id=f"{self.handle:032x}", actor_repr=self._repr())
 
     def _repr(self) -> str:
+        own: Any = type(self.instance).__repr__
         try:
-            return repr(self.instance) if type(self.instance).__repr__ is not object.__repr__ else self.class_name
+            return repr(self.instance) if own is not object.__repr__ else self.class_name
         except Exception:  # the user's __repr__ may fail; that must not hide the error it was to describe
             return self.class_name
 

@@ -16,7 +16,7 @@ from shoal.generator import ObjectRefGenerator
 from shoal.remote_function import RemoteFunction
 
 TASK, CREATE_ACTOR, ACTOR_CALL = 0, 1, 2  # TaskKind in core/abi.h
-STREAMING, DYNAMIC, CANCELLED, RETRY_EXCEPTIONS = 1, 2, 4, 8  # TaskFlags
+STREAMING, DYNAMIC, CANCELLED, RETRY_EXCEPTIONS, ALONE = 1, 2, 4, 8, 16  # TaskFlags
 ACTOR_NAMES, LOCK_NAMES, OBJECT_NAMES = 1, 2, 4  # NameSpace
 CMD_CANCEL, CMD_KILL = 2, 4  # CommandBits
 ACTOR_STATES = ("PENDING", "ALIVE", "RESTARTING", "DEAD")
@@ -66,6 +66,8 @@ class LocalEngine(Engine):
         retries = options.get("max_retries")
         if options.get("retry_exceptions"):
             flags |= RETRY_EXCEPTIONS
+        if options.get("max_calls") or options.get("runtime_env"):
+            flags |= ALONE
         call = (TASK, handle, shape, 0, 0, nreturns, DEFAULT_RETRIES if retries is None else retries, flags)
         function._prepared = prepared = (self, call, bool(flags & STREAMING))
         return prepared
@@ -290,17 +292,17 @@ class LocalEngine(Engine):
         result: tuple[list[Any], list[Any]] = _core.wait(refs, num_returns, timeout)
         return result
 
-    def cancel(self, ref: Any, force: bool, recursive: bool) -> None:
+    def cancel(self, waitable: Any, force: bool, recursive: bool) -> None:
+        stream = isinstance(waitable, ObjectRefGenerator)
+        ref = waitable._generator_ref if stream else waitable
         task = _core.cancel_queued(ref)
         if task is not None:
             _core.fail(task, exceptions.TaskCancelledError(f"{_core.task_id(task):x}"), True)
             return
         running = _core.producer(ref)
-        if running is None:
-            return
-        if running[2] == ACTOR_CALL and force:
+        if running is not None and running[2] == ACTOR_CALL and force:
             raise ValueError("cancel(force=True) would kill the actor: use shoal.kill(handle) for that, or cancel without force")
-        _core.cancel_running(ref, force)
+        _core.cancel_running(ref, force, stream)
 
     # -- locks ----------------------------------------------------------------------------------------------
 

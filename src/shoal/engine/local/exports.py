@@ -40,7 +40,7 @@ class Exports:
         """Store `target`; returns its handle. Raises PicklingError."""
         (code, extra_code), refs = _core.collect_refs(lambda: (dumps_by_value(target), dumps_by_value(extras)))
         key = hashlib.blake2b(code + b"\0" + extra_code + name.encode(), digest_size=24).hexdigest()
-        ref = _core.name_get(_FUNCTIONS, key)
+        ref: Any = _core.name_get(_FUNCTIONS, key)
         if ref is None:
             ref = _core.put((name, extra_code, code, refs), False)  # with them it keeps what the function refers to
             if not _core.name_set(_FUNCTIONS, key, ref):  # somebody was quicker

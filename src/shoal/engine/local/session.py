@@ -167,7 +167,8 @@ class Session:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if 0 <= limit <= DRIVER:
             raise SessionError(f"a session needs room for {DRIVER + 1} open files, but `ulimit -n` is {limit}: raise it")
-        boot = {"path": [_absolute(p) for p in sys.path if isinstance(p, str)], "driver": self.owner}
+        path: list[Any] = sys.path
+        boot = {"path": [_absolute(p) for p in path if isinstance(p, str)], "driver": self.owner}
         environment = {**os.environ}
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             environment.setdefault(name, "1")  # a process per core already: threads in each would only get in the way

@@ -263,14 +263,14 @@ class Supervisor:
             code = os.waitstatus_to_exitcode(status)
         except ChildProcessError:
             code = -signal.SIGKILL
+        slot = child.slot
+        _core.recover(slot)  # first of all: somebody may be waiting for a lock, even he who is to read the output
         self.selector.unregister(child.pidfd)
         os.close(child.pidfd)
         self._forward_last(child)
-        del self.children[child.slot]
-        slot = child.slot
+        del self.children[slot]
         _, role, _, actor, label = _core.slot_info(slot)
         reason = _reason(code)
-        _core.recover(slot)
         creation = 0
         while task := _core.next_running(slot):
             info = _core.task_info(task)
@@ -285,11 +285,14 @@ class Supervisor:
                 self._orphan(task, info, child.pid, label, reason)
         if actor and not creation:
             self._dead_actor(actor, child.pid, code, reason)
-        _core.sweep(slot)
+        for unborn in _core.sweep(slot):
+            death = exceptions.ActorDiedError(f"it was never started: the process that was about to {reason}")
+            mourn(unborn, _core.put_error(death), death)
+            _core.actor_drop_life(unborn)
         _core.free_slot(slot)
 
-    def _orphan(self, task: int, info: dict[str, Any], pid: int, label: str, reason: str) -> None:
-        if not info["pending"]:
+    def _orphan(self, task: int, info: _core.TaskInfo, pid: int, label: str, reason: str) -> None:
+        if info["done"]:
             _core.finish_silent(task)
             return
         if info["flags"] & CANCELLED:
@@ -314,7 +317,7 @@ class Supervisor:
             )
         _core.fail(task, error, True)
 
-    def _restart(self, task: int, info: dict[str, Any], actor: int) -> bool:
+    def _restart(self, task: int, info: _core.TaskInfo, actor: int) -> bool:
         """Queue an actor's creation again, if it may restart. Its mailbox stays as it is."""
         state = _core.actor_info(actor)
         wanted = state["closing"] == 0 or (state["closing"] == 1 and state["waiting"])  # calls of handles that are gone

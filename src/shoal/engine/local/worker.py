@@ -47,6 +47,7 @@ class Worker:
         self.engine.running = self.describe
         self.current: int | None = None  # the task that runs in the main thread
         self.creation: list[Any] = []  # of the actor that this process becomes: task, class, arguments
+        self.interrupt_missed = False  # an interrupt came for a call that had been taken but not begun, or was over
         self.leaving = False  # the process ends as soon as no task is left in it
         self._named = ""
 
@@ -103,10 +104,14 @@ class Worker:
             self.creation = [task, function, args, kwargs]
             return
         before = self.current, self._named
-        self.current = task
         name = "task"
         try:
             try:
+                self.current = task
+                if self.interrupt_missed:
+                    self.interrupt_missed = False
+                    if _core.task_cancelled(task):
+                        raise KeyboardInterrupt
                 export = self.engine.exports.load(function)
                 name = export.name
                 if name != self._named:
@@ -135,7 +140,7 @@ class Worker:
         outer = self.current
         limit = sys.getrecursionlimit()
         sys.setrecursionlimit(limit + _FRAMES)  # what the outer calls have used of their limit is not the inner one's
-        asyncio = sys.modules.get("asyncio")
+        asyncio: Any = sys.modules.get("asyncio")
         loop = asyncio and asyncio._get_running_loop()
         if loop is not None:
             asyncio._set_running_loop(None)
@@ -151,13 +156,19 @@ class Worker:
     def _run_special(
         self, task: int, export: Export, args: tuple[Any, ...], kwargs: dict[str, Any], nreturns: int, flags: int
     ) -> None:
+        environment = dict(os.environ) if "runtime_env" in export.extras else None
         self.set_environment(export.extras.get("runtime_env"))
-        result = export.target(*args, **kwargs)
-        seal(self.engine, task, export.name, result, nreturns, flags)
-        limit = export.extras.get("max_calls")
-        export.calls += 1
-        if limit and export.calls >= limit:
-            self.leaving = True
+        try:
+            result = export.target(*args, **kwargs)
+            seal(self.engine, task, export.name, result, nreturns, flags)
+        finally:
+            if environment is not None:
+                os.environ.clear()
+                os.environ.update(environment)
+            limit = export.extras.get("max_calls")
+            export.calls += 1
+            if limit and export.calls >= limit:
+                self.leaving = True
 
     @staticmethod
     def set_environment(runtime_env: Any) -> None:
@@ -189,6 +200,7 @@ class Worker:
         """SIGINT comes from the supervisor only: the running task is to be cancelled (unless it is over by now)."""
         if self.current is not None and _core.task_cancelled(self.current):
             raise KeyboardInterrupt
+        self.interrupt_missed = True
 
 
 def seal(engine: LocalEngine, task: int, name: str, result: Any, nreturns: int, flags: int) -> None:
@@ -199,7 +211,15 @@ def seal(engine: LocalEngine, task: int, name: str, result: Any, nreturns: int, 
             _core.mark_streamed(task)
         _core.finish(task, None)
     elif flags & DYNAMIC:
-        refs = [engine.put(item, False) for item in _items(result, name)]
+        items, refs = _items(result, name), []
+        try:
+            for item in items:
+                refs.append(engine.put(item, False))
+        except Exception as error:  # what was made stays, and the error is one more item
+            if flags & RETRY_EXCEPTIONS:
+                raise
+            refs.append(_core.put_error(as_stored(error, name)))
+            forget_frames(error)
         _core.finish(task, DynamicObjectRefGenerator(refs))
     elif nreturns == 1:
         _core.finish(task, result)
@@ -281,7 +301,7 @@ def main(config: dict[str, Any], output: int) -> None:
     signal.signal(signal.SIGINT, worker.interrupted)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     faulthandler.enable(file=2)
-    sys.stdout, sys.stderr = worker.streams  # type: ignore[assignment]
+    sys.stdout, sys.stderr = worker.streams
     gc.enable()
     try:
         worker.run_forever()
