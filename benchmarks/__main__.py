@@ -28,9 +28,7 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="NAMES", help="keys, groups or parts of titles")
     parser.add_argument("--peers", default=",".join(PEERS), metavar="NAMES", help="default: all")
     parser.add_argument("--rounds", type=int, help="default: 3, or 1 with --quick")
-    parser.add_argument(
-        "--minutes", type=float, default=9.5, help="no further round that would not fit into these"
-    )
+    parser.add_argument("--minutes", type=float, default=9.5, help="no further round that would not fit into these")
     parser.add_argument("--quick", action="store_true", help="small inputs, short: shows only that it runs")
     parser.add_argument("--out", type=Path, help="folder for the files")
     parser.add_argument("--list", action="store_true", help="the rows, and who has them")

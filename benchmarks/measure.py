@@ -26,9 +26,7 @@ class Plan:
 QUICK = Plan(0.02, 0.05, 1, 0.2, full=False)
 
 
-def rates(
-    loop: Callable[[], Any], work: float, plan: Plan, warm: Callable[[], Any] | None = None
-) -> list[float]:
+def rates(loop: Callable[[], Any], work: float, plan: Plan, warm: Callable[[], Any] | None = None) -> list[float]:
     """Units of work per second, a sample per slice.
 
     As in Ray's own `timeit`, a slice runs the loop in steps between two looks at the clock, so that the clock

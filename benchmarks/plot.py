@@ -45,9 +45,7 @@ def draw(result: dict[str, Any], path: Path) -> bool:
                 place += 1
                 _bars(axes, row, place)
                 ticks.append(place)
-                labels.append(
-                    f"{row['title']}   (Ray {quantity(row['peers']['ray']['median'], row['unit'])})"
-                )
+                labels.append(f"{row['title']}   (Ray {quantity(row['peers']['ray']['median'], row['unit'])})")
     axes.set_yticks(ticks, labels, fontsize=8.5)
     axes.set_ylim(place + 0.8, 0.4)
     axes.set_xscale("log")
@@ -95,9 +93,7 @@ def _bars(axes: Any, row: dict[str, Any], place: float) -> None:
 
 
 def _limits(rows: list[dict[str, Any]]) -> tuple[float, float]:
-    every = [
-        value for row in rows for value in (row["ratio_to_ray"], _others(row), _factor(row, row["goal"]))
-    ]
+    every = [value for row in rows for value in (row["ratio_to_ray"], _others(row), _factor(row, row["goal"]))]
     known = [value for value in every if value is not None]
     return min(0.5, *known) / 1.3, max(known) * 30  # room for the figures at the ends of the bars
 
@@ -108,8 +104,7 @@ def _legend(figure: Any, result: dict[str, Any]) -> None:
 
     versions, machine = result["versions"], result["machine"]
     figure.suptitle(
-        f"How many times better than Ray {versions.get('ray', '')} "
-        f"({machine['cores']} cores, {result['date'].split()[0]})",
+        f"How many times better than Ray {versions.get('ray', '')} ({machine['cores']} cores, {result['date'].split()[0]})",
         fontweight="bold",
     )
     marks = [

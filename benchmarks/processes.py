@@ -65,9 +65,7 @@ def cpu_seconds(pids: Iterable[int]) -> float:
     total = 0.0
     for pid in pids:
         try:
-            total += time.clock_gettime(
-                (~pid << 3) | _CPUCLOCK_SCHED
-            )  # CLOCK_CPU of a process, see clock_getcpuclockid
+            total += time.clock_gettime((~pid << 3) | _CPUCLOCK_SCHED)  # CLOCK_CPU of a process, see clock_getcpuclockid
         except OSError:
             continue
     return total

@@ -58,9 +58,7 @@ def _references(results: Results) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _row(
-    row: Row, options: Options, results: Results, references: dict[str, dict[str, Any]]
-) -> dict[str, Any]:
+def _row(row: Row, options: Options, results: Results, references: dict[str, dict[str, Any]]) -> dict[str, Any]:
     peers: dict[str, dict[str, Any]] = {}
     wrong = _disagreeing(results.checks.get(row.key, {}))
     for name, spec in PEERS.items():
@@ -213,9 +211,7 @@ def _cells(row: dict[str, Any], program: bool) -> list[str]:
         times(row["ratio_to_ray"]),
         goal,
         met,
-        "-"
-        if row["multiple_of_reference"] is None
-        else f"{times(row['multiple_of_reference'])} {row['reference']}",
+        "-" if row["multiple_of_reference"] is None else f"{times(row['multiple_of_reference'])} {row['reference']}",
     ]
     if program:
         cells.insert(1, _with_spread(peers.get("serial", {}), unit))

@@ -159,8 +159,6 @@ def select(names: str) -> tuple[Row, ...]:
         found = found or [row for row in ROWS if name and name.lower() in row.title.lower()]
         if not found:
             known = ", ".join(row.key for row in ROWS)
-            raise ValueError(
-                f"no row is called {name!r}; the rows are {known}; the groups {', '.join(GROUPS)}"
-            )
+            raise ValueError(f"no row is called {name!r}; the rows are {known}; the groups {', '.join(GROUPS)}")
         chosen.update(row.key for row in found)
     return tuple(row for row in ROWS if row.key in chosen)

@@ -49,9 +49,7 @@ def measure(name: str, idle_s: float, environment: dict[str, str]) -> dict[str, 
     Raises OSError, EOFError or TimeoutError if the program fails.
     """
     command = [sys.executable, str(Path(__file__).with_name("startup_program.py")), name]
-    child = subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
+    child = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert child.stdin is not None and child.stdout is not None
     try:
         answers = _Answers(child.stdout)

@@ -105,9 +105,7 @@ def _xoscar() -> tuple[list[float], Callable[[], Any]]:
 
     async def first() -> None:
         where = xoscar.allocate_strategy.ProcessIndex(1)
-        actor = await xoscar.create_actor(
-            Hello, address=pool.external_address, uid="hello", allocate_strategy=where
-        )
+        actor = await xoscar.create_actor(Hello, address=pool.external_address, uid="hello", allocate_strategy=where)
         await actor.hello()
 
     loop.run_until_complete(first())

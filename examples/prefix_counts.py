@@ -43,9 +43,7 @@ places = list(zip([0, *ends[:-1]], ends, strict=True))
 text = shoal.put(np.frombuffer(b"".join(documents), np.uint8))  # once, for all actors
 
 actors = [Prefixes.remote(text, places[core::cores]) for core in range(cores)]
-print(
-    f"{len(documents)} documents, {ends[-1]:,} bytes", *shoal.get([a.who.remote() for a in actors]), sep="\n"
-)
+print(f"{len(documents)} documents, {ends[-1]:,} bytes", *shoal.get([a.who.remote() for a in actors]), sep="\n")
 asked = ["s", "st", "str", "stri", "string", "imm", "mut", "lock"]
 answers = np.sum(shoal.get([actor.count.remote(asked) for actor in actors]), axis=0)
 for prefix, count in zip(asked, answers, strict=True):

@@ -39,9 +39,7 @@ def count() -> list[Counter[Place]] | str:
     with tempfile.TemporaryDirectory(prefix="shoal-bench-") as name:
         folder = Path(name)
         library = folder / "mark.so"
-        run(
-            [compiler, "-O1", "-shared", "-fPIC", "-o", str(library), str(Path(__file__).with_name("mark.c"))]
-        )
+        run([compiler, "-O1", "-shared", "-fPIC", "-o", str(library), str(Path(__file__).with_name("mark.c"))])
         command = [
             valgrind, "--tool=callgrind", "--separate-threads=no",
             f"--callgrind-out-file={folder}/out", "--quiet",
@@ -55,14 +53,10 @@ def count() -> list[Counter[Place]] | str:
 
 def result() -> dict[str, Any]:
     """Everything that is known about each step and call."""
-    timed = json.loads(
-        run([sys.executable, "-m", "benchmarks.breakdown.counted", str(TIMED)], env=environment())
-    )
+    timed = json.loads(run([sys.executable, "-m", "benchmarks.breakdown.counted", str(TIMED)], env=environment()))
     between = json.loads(run([sys.executable, "-m", "benchmarks.breakdown.between"], env=environment()))
     counted = count()
-    place = {
-        subject: i for i, (subject, _, _) in enumerate(timed["steps"])
-    }  # right for those that are `less`
+    place = {subject: i for i, (subject, _, _) in enumerate(timed["steps"])}  # right for those that are `less`
     steps: list[dict[str, Any]] = []
     for i, (subject, name, less) in enumerate(timed["steps"]):
         if subject == less:
@@ -96,9 +90,7 @@ def markdown(found: dict[str, Any]) -> str:
         rest = f"{ns - spent:,.0f}" if spent and name.endswith("synchronous") else ""
         calls.append([name, f"{ns:,.0f}", f"{spent:,.0f}" if spent else "", rest])
     note = "In a pipeline the steps of the two sides overlap."
-    return "\n".join(
-        [*_table(rows, 2), "", *_table(calls, 1), "", note, *filter(None, [found["missing"]]), ""]
-    )
+    return "\n".join([*_table(rows, 2), "", *_table(calls, 1), "", note, *filter(None, [found["missing"]]), ""])
 
 
 def _table(rows: list[list[str]], words: int) -> list[str]:
@@ -110,8 +102,7 @@ def _table(rows: list[list[str]], words: int) -> list[str]:
     lines = []
     for row in rows:
         cells = [
-            cell.ljust(width) if i < words else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.ljust(width) if i < words else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
@@ -120,12 +111,8 @@ def _table(rows: list[list[str]], words: int) -> list[str]:
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.breakdown", description=__doc__)
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "build" / "benchmarks", help="folder for the files"
-    )
-    parser.add_argument(
-        "--functions", action="store_true", help="name the functions with most instructions too"
-    )
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "benchmarks", help="folder for the files")
+    parser.add_argument("--functions", action="store_true", help="name the functions with most instructions too")
     arguments = parser.parse_args()
     found = result()
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -33,9 +33,7 @@ def measure(plan: Plan) -> dict[str, float]:
         found["task, pipelined"] = ns(rates(lambda: get([task.remote() for _ in range(1000)]), 1000, plan))
         call = actor.small_value
         found["actor call, synchronous"] = ns(rates(lambda: get(call.remote()), 1, plan))
-        found["actor call, pipelined"] = ns(
-            rates(lambda: get([call.remote() for _ in range(1000)]), 1000, plan)
-        )
+        found["actor call, pipelined"] = ns(rates(lambda: get([call.remote() for _ in range(1000)]), 1000, plan))
     with Physical(2) as physical:
         for name in (SPINNING, ASLEEP):
             found[name] = ns(physical.loops()[name](plan))  # type: ignore[arg-type]

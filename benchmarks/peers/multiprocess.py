@@ -122,9 +122,7 @@ def _contend(processes: int, plan: Plan) -> Contest:
     value = multiprocessing.Value("q", 0)
     results: Any = multiprocessing.SimpleQueue()
     orders: Any = multiprocessing.SimpleQueue()
-    started = [
-        multiprocessing.Process(target=_increment, args=(value, orders, results)) for _ in range(processes)
-    ]
+    started = [multiprocessing.Process(target=_increment, args=(value, orders, results)) for _ in range(processes)]
     for process in started:
         process.start()
     for _ in started:

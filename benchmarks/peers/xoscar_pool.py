@@ -45,9 +45,7 @@ class Xoscar(Peer):
     def __enter__(self) -> Xoscar:
         self.loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self.loop)
-        self.pool: Any = self.run(
-            xoscar.create_actor_pool(f"127.0.0.1:{_free_port()}", n_process=max(2, self.cores))
-        )
+        self.pool: Any = self.run(xoscar.create_actor_pool(f"127.0.0.1:{_free_port()}", n_process=max(2, self.cores)))
         self.made = 0
         return self
 
@@ -62,9 +60,7 @@ class Xoscar(Peer):
         self.made += 1
         where = xoscar.allocate_strategy.ProcessIndex(1 + process % max(2, self.cores))
         address = self.pool.external_address
-        return await xoscar.create_actor(
-            kind, *args, uid=f"bench-{self.made}", address=address, allocate_strategy=where
-        )
+        return await xoscar.create_actor(kind, *args, uid=f"bench-{self.made}", address=address, allocate_strategy=where)
 
     def loops(self) -> dict[str, Loop]:
         return {

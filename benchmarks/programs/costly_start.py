@@ -94,9 +94,7 @@ class Program:
         """A process per core that makes its model once and waits for orders."""
         answers: Any = multiprocessing.SimpleQueue()
         orders: list[Any] = [multiprocessing.SimpleQueue() for _ in range(self.cores)]
-        workers = [
-            multiprocessing.Process(target=_serve, args=(self.width, queue, answers)) for queue in orders
-        ]
+        workers = [multiprocessing.Process(target=_serve, args=(self.width, queue, answers)) for queue in orders]
         for worker in workers:
             worker.start()
         for _ in workers:

@@ -54,9 +54,7 @@ def measure(curve: Curve, quick: bool) -> dict[str, Any]:
 def point(curve: str, x: int, effort: float) -> dict[str, float]:
     """One point, in a process of its own. Raises SubprocessError if it fails or takes too long."""
     command = [sys.executable, "-m", "benchmarks.scaling.points", curve, str(x), str(effort)]
-    child = subprocess.Popen(
-        command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    child = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         output, errors = child.communicate(timeout=POINT_LIMIT_S)
         if child.returncode:
@@ -72,11 +70,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, subprocess.CalledProcessError):
         last = (error.stderr or b"").decode(errors="replace").strip().splitlines()[-1:]
         return f"failed: {last[0] if last else error.returncode}"
-    return (
-        f"took longer than {POINT_LIMIT_S:.0f} s"
-        if isinstance(error, subprocess.TimeoutExpired)
-        else str(error)
-    )
+    return f"took longer than {POINT_LIMIT_S:.0f} s" if isinstance(error, subprocess.TimeoutExpired) else str(error)
 
 
 def verdicts(curve: Curve, series: dict[str, list[float | None]]) -> list[dict[str, Any]]:
@@ -84,9 +78,7 @@ def verdicts(curve: Curve, series: dict[str, list[float | None]]) -> list[dict[s
     found = []
     for flat in curve.flat:
         values = series.get(flat.series, [])
-        known = [
-            (x, y) for x, y in zip(curve.points, values, strict=False) if y is not None and x >= flat.start
-        ]
+        known = [(x, y) for x, y in zip(curve.points, values, strict=False) if y is not None and x >= flat.start]
         if len(known) > 1:
             growth = known[-1][1] / known[0][1]
             span = f"{known[0][0]:,} to {known[-1][0]:,}"

@@ -28,8 +28,7 @@ def draw(found: dict[str, Any], path: Path) -> bool:
         _panel(axes, curve)
     machine = found["machine"]
     figure.suptitle(
-        f"What a call costs as things grow ({machine['cores']} cores, {found['date'].split()[0]}): "
-        "a solid line must be flat",
+        f"What a call costs as things grow ({machine['cores']} cores, {found['date'].split()[0]}): a solid line must be flat",
         fontweight="bold",
     )
     figure.savefig(path, dpi=110)

@@ -30,8 +30,8 @@ from shoal._api import (
     wait,
 )
 from shoal._core import Lock, ObjectRef
-from shoal.containers import Counter, Dict, List, Queue, Ring, Value
 from shoal.actor import ActorClass, ActorHandle, exit_actor, method
+from shoal.containers import Counter, Dict, List, Queue, Ring, Value
 from shoal.generator import DynamicObjectRefGenerator, ObjectRefGenerator
 from shoal.remote_function import RemoteFunction
 from shoal.runtime_context import get_runtime_context

@@ -93,7 +93,7 @@ def init(
         if ignore_reinit_error:
             return Context(current().context())
         raise RuntimeError(
-            "shoal.init() was called twice: there is a session already. Call shoal.shutdown() first, or pass ignore_reinit_error=True"
+            "shoal.init() was called twice: there is a session already. Call shutdown() first, or pass ignore_reinit_error=True"
         )
     settings = {
         "num_cpus": num_cpus,
@@ -143,7 +143,9 @@ def put(value: Any, *, mutable: bool = False, _owner: Any = None, _tensor_transp
     array([7, 1, 2])
     """
     if isinstance(value, ObjectRef):
-        raise TypeError("put() of an ObjectRef: it refers to an object already; to store the reference itself put a list with it: put([ref])")
+        raise TypeError(
+            "put() of an ObjectRef: it refers to an object already; to store the reference itself put a list with it: put([ref])"
+        )
     ref: ObjectRef = current().put(value, mutable)
     return ref
 
@@ -218,9 +220,7 @@ def remote(*args: Any, **options: Any) -> Any:
     if len(args) == 1 and not options and callable(args[0]):
         return _make_remote(args[0], {})
     if args or not options:
-        raise TypeError(
-            "@remote goes before a function or class, alone or with keyword options: @remote or @remote(num_cpus=2)"
-        )
+        raise TypeError("@remote goes before a function or class, alone or with keyword options: @remote or @remote(num_cpus=2)")
     return lambda target: _make_remote(target, options)
 
 

@@ -477,9 +477,7 @@ def _check_placement(options: Mapping[str, Any]) -> None:
 # -- public -------------------------------------------------------------------------------------------------
 
 
-def validate_task_options(
-    options: Mapping[str, Any], *, in_options: bool, base: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+def validate_task_options(options: Mapping[str, Any], *, in_options: bool, base: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The options of `@remote` on a function, or of `.options()` of a remote function, normalised.
 
     Args:
@@ -525,9 +523,7 @@ def validate_actor_options(
     {'name': 'a', 'get_if_exists': True, 'max_pending_calls': -1}
     """
     if in_options and "concurrency_groups" in options:
-        raise ValueError(
-            "concurrency_groups cannot be set in .options(): set it in @shoal.remote(concurrency_groups=...)"
-        )
+        raise ValueError("concurrency_groups cannot be set in .options(): set it in @shoal.remote(concurrency_groups=...)")
     result = _checked("actor", options, _ACTOR)
     if options.get("object_store_memory") is not None:
         _warn_deprecated("object_store_memory of an actor is deprecated and has no effect: use memory")

@@ -230,7 +230,7 @@ class ActorClass:
 
     def __mro_entries__(self, bases: tuple[Any, ...]) -> NoReturn:
         raise ActorClassInheritanceException(
-            f"cannot derive from the actor class {self.__name__}: derive from the plain class and decorate the derived one with @remote"
+            f"cannot derive from the actor class {self.__name__}: derive from the plain class and decorate the result with @remote"
         )
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -540,18 +540,14 @@ class LockHolderDied(ShoalError):
     'Worker 3 (running add(), pid 7) died holding the lock'
     """
 
-    def __init__(
-        self, holder: str, task_name: str | None = None, pid: int | None = None, lock_name: str | None = None
-    ) -> None:
+    def __init__(self, holder: str, task_name: str | None = None, pid: int | None = None, lock_name: str | None = None) -> None:
         self.holder = holder
         self.task_name = task_name
         self.pid = pid
         self.lock_name = lock_name
         who = holder + _in_brackets(task_name and f"running {task_name}()", pid is not None and f"pid {pid}")
         lock = f"the lock {lock_name}" if lock_name else "the lock"
-        super().__init__(
-            f"{who} died holding {lock}. You hold the lock now: check what it guards, then release it."
-        )
+        super().__init__(f"{who} died holding {lock}. You hold the lock now: check what it guards, then release it.")
 
 
 class DeadlockError(ShoalError):
@@ -623,9 +619,7 @@ def _snapshot(exc: BaseException) -> _Parts:
     return exc.args, members, state
 
 
-def _restore(
-    cls: type[BaseException], args: tuple[Any, ...], members: dict[str, Any], state: dict[str, Any]
-) -> BaseException:
+def _restore(cls: type[BaseException], args: tuple[Any, ...], members: dict[str, Any], state: dict[str, Any]) -> BaseException:
     # The built-in class that decides the layout makes the instance; CPython refuses any other.
     base: Any = cls
     while _is_heap_type(base):

@@ -391,9 +391,7 @@ def _activate_numpy(numpy: Any) -> dict[type, Reducer]:
 
 def _is_plain_memory(dtype: Any) -> bool:
     """Whether an element is nothing but its bytes (no Python object, no variable-length string)."""
-    return id(dtype) in _dtype_codes or (
-        dtype.kind in "biufcmMSUV" and not dtype.hasobject and dtype.itemsize > 0
-    )
+    return id(dtype) in _dtype_codes or (dtype.kind in "biufcmMSUV" and not dtype.hasobject and dtype.itemsize > 0)
 
 
 def _reduce_ndarray(array: Any) -> Reduced | str:
@@ -449,9 +447,7 @@ def _rebuilt_tensor(tensor: Any, data: Any) -> Reduced:
     return _rebuild_tensor, (data, *kind, tensor.__dict__)
 
 
-def _rebuild_tensor(
-    data: Any, dtype: Any, shape: tuple[int, ...], requires_grad: bool, is_parameter: bool, attributes: Any
-) -> Any:
+def _rebuild_tensor(data: Any, dtype: Any, shape: tuple[int, ...], requires_grad: bool, is_parameter: bool, attributes: Any) -> Any:
     global _torch_warned
     import torch
 
@@ -518,9 +514,7 @@ _LIBRARIES: dict[str, Callable[[Any], dict[type, Reducer]]] = {
 }
 
 
-def register_serializer(
-    cls: type, *, serializer: Callable[[Any], Any], deserializer: Callable[[Any], Any]
-) -> None:
+def register_serializer(cls: type, *, serializer: Callable[[Any], Any], deserializer: Callable[[Any], Any]) -> None:
     """Pickle instances of exactly `cls` as `serializer(instance)`, and rebuild them with `deserializer`.
 
     It holds for this process; the deserializer travels with the objects. Registering again replaces.

@@ -4,9 +4,9 @@ import asyncio
 
 import numpy as np
 import pytest
-from conftest import until
 
 import shoal
+from conftest import until
 from shoal import _core
 from shoal.exceptions import ActorDiedError
 

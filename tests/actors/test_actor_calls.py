@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from conftest import until
 
 import shoal
+from conftest import until
 from shoal import _core
 from shoal.exceptions import TaskError
 
@@ -399,6 +399,7 @@ def test_a_method_can_wait_for_other_work():
 
     blocked = shoal.lock()
     with blocked:
+
         @shoal.remote
         def stuck(lock):
             with lock:

@@ -7,9 +7,9 @@ import pickle
 
 import cloudpickle
 import pytest
-from conftest import run_python
 
 import shoal
+from conftest import run_python
 
 pytestmark = pytest.mark.usefixtures("session")
 

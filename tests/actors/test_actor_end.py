@@ -6,9 +6,9 @@ import sys
 import threading
 
 import pytest
-from conftest import until
 
 import shoal
+from conftest import until
 from shoal import _core
 from shoal.exceptions import ActorDiedError, TaskError
 

@@ -3,9 +3,9 @@
 import copy
 
 import pytest
-from conftest import until
 
 import shoal
+from conftest import until
 from shoal import _core
 
 pytestmark = pytest.mark.usefixtures("audited")

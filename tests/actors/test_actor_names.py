@@ -1,9 +1,9 @@
 """Named actors: found by name and namespace, unique, free again after their end; detached ones outlive their handles."""
 
 import pytest
-from conftest import until
 
 import shoal
+from conftest import until
 from shoal.exceptions import ActorAlreadyExistsError, ActorDiedError
 
 pytestmark = pytest.mark.usefixtures("audited")

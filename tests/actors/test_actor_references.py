@@ -6,9 +6,9 @@ import signal
 
 import numpy as np
 import pytest
-from conftest import quiet, until
 
 import shoal
+from conftest import quiet, until
 from shoal import _core
 from shoal.exceptions import ActorDiedError
 

@@ -5,9 +5,9 @@ import threading
 import warnings
 
 import pytest
-from conftest import until
 
 import shoal
+from conftest import until
 from shoal import _core
 from shoal.exceptions import ActorDiedError, PendingCallsLimitExceeded
 

@@ -6,9 +6,9 @@ import threading
 
 import numpy as np
 import pytest
-from conftest import until
 
 import shoal
+from conftest import until
 from shoal import _core
 from shoal.exceptions import ActorDiedError, ActorError
 
@@ -162,6 +162,7 @@ def test_more_retries_than_restarts():
 
 def test_retries_of_a_method():
     lives = counter()
+
     @shoal.remote(max_restarts=2)
     class Mixed(Phoenix._class):
         @shoal.method(max_task_retries=1)
@@ -250,6 +251,7 @@ def test_a_named_actor_keeps_its_name_over_a_restart():
 
 def test_constructor_arguments_live_for_the_restart():
     lives = counter()
+
     @shoal.remote(max_restarts=1)
     class Sum:
         def __init__(self, array, counter):
@@ -269,6 +271,7 @@ def test_constructor_arguments_live_for_the_restart():
 
 def test_a_constructor_that_fails_at_the_restart():
     lives = counter()
+
     @shoal.remote(max_restarts=5)
     class Once:
         def __init__(self, counter):
@@ -292,6 +295,7 @@ def test_a_constructor_that_fails_at_the_restart():
 
 def test_a_constructor_that_dies_is_repeated():
     lives = counter()
+
     @shoal.remote(max_restarts=3)
     class Third:
         def __init__(self, counter):
@@ -308,6 +312,7 @@ def test_a_constructor_that_dies_is_repeated():
 
 def test_async_and_threaded_actors_come_back():
     lives = counter()
+
     @shoal.remote(max_restarts=1, max_task_retries=1)
     class Async:
         def __init__(self, counter):
@@ -340,6 +345,7 @@ def test_async_and_threaded_actors_come_back():
 
 def test_order_is_kept_over_a_death():
     lives = counter()
+
     @shoal.remote(max_restarts=1, max_task_retries=1)
     class Log:
         def __init__(self, counter):

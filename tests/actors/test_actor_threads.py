@@ -3,9 +3,9 @@
 import threading
 
 import pytest
-from conftest import until
 
 import shoal
+from conftest import until
 from shoal import _core
 from shoal.exceptions import ActorDiedError
 

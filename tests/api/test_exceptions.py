@@ -99,9 +99,7 @@ class TestFamily:
             assert cls.__doc__ and cls.__module__ == "shoal.exceptions"
 
     def test_all_lists_each_class_of_the_module(self) -> None:
-        defined = {
-            name for name, value in vars(exceptions).items() if isinstance(value, type) and name[0] != "_"
-        }
+        defined = {name for name, value in vars(exceptions).items() if isinstance(value, type) and name[0] != "_"}
         imported = {name for name in defined if getattr(exceptions, name).__module__ != "shoal.exceptions"}
         assert defined - imported - set(exceptions.__all__) == set()
         assert len(exceptions.__all__) == len(set(exceptions.__all__))

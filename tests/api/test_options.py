@@ -289,9 +289,7 @@ METHOD_BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
 class TestRefused:
     @task_and_actor
     @pytest.mark.parametrize(("given", "error", "text"), COMMON_BAD, ids=repr)
-    def test_common(
-        self, validate: Validate, given: dict[str, Any], error: type[Exception], text: str
-    ) -> None:
+    def test_common(self, validate: Validate, given: dict[str, Any], error: type[Exception], text: str) -> None:
         with pytest.raises(error, match=text):
             validate(**given)
 
@@ -307,9 +305,7 @@ class TestRefused:
 
     @pytest.mark.parametrize("validate", [method, call])
     @pytest.mark.parametrize(("given", "error", "text"), METHOD_BAD, ids=repr)
-    def test_method(
-        self, validate: Validate, given: dict[str, Any], error: type[Exception], text: str
-    ) -> None:
+    def test_method(self, validate: Validate, given: dict[str, Any], error: type[Exception], text: str) -> None:
         with pytest.raises(error, match=text):
             validate(**given)
 

@@ -24,18 +24,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def program(module: str, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=100
-    )
+    done = subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 def test_a_quick_run_writes_its_table(tmp_path: Path) -> None:
     rows = ("start", "get", "lock_1", "lock_2_fair", "actor_sync")
-    printed = program(
-        "benchmarks", "--quick", "--peers", "shoal", "--only", ",".join(rows), "--out", str(tmp_path)
-    )
+    printed = program("benchmarks", "--quick", "--peers", "shoal", "--only", ",".join(rows), "--out", str(tmp_path))
     result = json.loads((tmp_path / "latest.json").read_text())
     assert [row["key"] for row in result["rows"]] == [row.key for row in ROWS if row.key in rows]
     for row in result["rows"]:

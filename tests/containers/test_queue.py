@@ -197,7 +197,7 @@ def test_a_queue_full_of_objects_gives_them_back():
 
 
 def test_bad_arguments():
-    with pytest.raises(TypeError, match="maxsize"):
+    with pytest.raises(TypeError, match="integer"):
         shoal.Queue(maxsize="3")
     with pytest.raises(ValueError, match="name"):
         shoal.Queue(name="")

@@ -38,9 +38,7 @@ def test_the_examples_of_a_page(page, tmp_path):
         return
     script = tmp_path / f"{page.stem}.py"
     script.write_text(code)
-    ran = subprocess.run(
-        [sys.executable, "-W", "error", script], capture_output=True, text=True, timeout=100, cwd=tmp_path
-    )
+    ran = subprocess.run([sys.executable, "-W", "error", script], capture_output=True, text=True, timeout=100, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.splitlines() == promised
     assert ran.stderr == ""

@@ -4,9 +4,9 @@ import textwrap
 
 import numpy as np
 import pytest
-from conftest import run_python, until
 
 import shoal
+from conftest import run_python, until
 from shoal import _core
 
 

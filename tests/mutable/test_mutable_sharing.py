@@ -7,9 +7,9 @@ import threading
 
 import numpy as np
 import pytest
-from conftest import until
 
 import shoal
+from conftest import until
 from shoal import _core
 from shoal.exceptions import ActorDiedError, WorkerCrashedError
 

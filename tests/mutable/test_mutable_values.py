@@ -111,9 +111,7 @@ def test_fortran_order_is_kept():
     assert view[2, 1] == 99 and source[2, 1] == 9
 
 
-@pytest.mark.parametrize(
-    "slices", [np.s_[::2], np.s_[:, 1:3], np.s_[::-1, ::-1], np.s_[1], np.s_[:, :, None], np.s_[1:1]], ids=str
-)
+@pytest.mark.parametrize("slices", [np.s_[::2], np.s_[:, 1:3], np.s_[::-1, ::-1], np.s_[1], np.s_[:, :, None], np.s_[1:1]], ids=str)
 def test_sources_that_are_not_contiguous(slices):
     base = np.arange(40.0).reshape(5, 8)
     source = base[slices]

@@ -8,9 +8,9 @@ import time
 
 import numpy as np
 import pytest
-from conftest import audit, until
 
 import shoal
+from conftest import audit, until
 from shoal.exceptions import TaskError
 
 pytestmark = pytest.mark.usefixtures("audited")

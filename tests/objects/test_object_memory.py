@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from conftest import audit, leftovers, quiet, run_python, until
 
 import shoal
+from conftest import audit, leftovers, quiet, run_python, until
 from shoal import _core
 from shoal.exceptions import ObjectStoreFullError
 

@@ -9,9 +9,9 @@ import weakref
 
 import numpy as np
 import pytest
-from conftest import audit, leftovers, run_python, until
 
 import shoal
+from conftest import audit, leftovers, run_python, until
 from shoal import _core
 
 pytestmark = pytest.mark.usefixtures("audited")

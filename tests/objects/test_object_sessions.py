@@ -5,9 +5,9 @@ import threading
 
 import numpy as np
 import pytest
-from conftest import audit, run_python
 
 import shoal
+from conftest import audit, run_python
 from shoal import _core
 from shoal.exceptions import NotInitializedError, SessionEndedError, SessionError
 
@@ -73,9 +73,7 @@ def test_the_context_ends_the_session():
     assert not shoal.is_initialized()
 
 
-@pytest.mark.parametrize(
-    "use", ["shoal.put(1)", "double.remote(1)", "shoal.cluster_resources()", "shoal.nodes()", "shoal.get([])"]
-)
+@pytest.mark.parametrize("use", ["shoal.put(1)", "double.remote(1)", "shoal.cluster_resources()", "shoal.nodes()", "shoal.get([])"])
 def test_the_first_use_starts_a_session(use):
     done = run_python(
         f"""

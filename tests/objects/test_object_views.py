@@ -5,9 +5,9 @@ import resource
 
 import numpy as np
 import pytest
-from conftest import leftovers, run_python, until
 
 import shoal
+from conftest import leftovers, run_python, until
 from shoal import _core
 
 pytestmark = pytest.mark.usefixtures("audited")
@@ -323,8 +323,7 @@ FORCE = {
     "from_address": "(ctypes.c_char * 8).from_address(place)[0] = b'x'",
     "strides": "np.ctypeslib.as_array(ctypes.cast(place, ctypes.POINTER(ctypes.c_double)), (8,))[0] = 1",
     "array interface": (
-        "class A: __array_interface__ = {**view.__array_interface__, 'data': (place, False)}\n"
-        "np.asarray(A())[0] = 1"
+        "class A: __array_interface__ = {**view.__array_interface__, 'data': (place, False)}\nnp.asarray(A())[0] = 1"
     ),
 }
 

@@ -6,9 +6,9 @@ import time
 
 import numpy as np
 import pytest
-from conftest import until
 
 import shoal
+from conftest import until
 
 pytestmark = pytest.mark.usefixtures("audited")
 

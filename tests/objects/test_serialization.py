@@ -295,11 +295,7 @@ def test_variable_length_strings():
 
 def test_dtype_metadata_survives():
     dtype = np.dtype("f8", metadata={"unit": "m"})
-    with (
-        pytest.warns(UserWarning, match="metadata")
-        if _metadata_is_dropped(dtype)
-        else contextlib.nullcontext()
-    ):
+    with pytest.warns(UserWarning, match="metadata") if _metadata_is_dropped(dtype) else contextlib.nullcontext():
         result, _ = round_trip(np.zeros(1000, dtype))
     assert result.dtype == dtype
 
@@ -540,9 +536,7 @@ def test_tensors_are_views(name):
     torch = pytest.importorskip("torch")
     value = TENSORS[name](torch)
     meta, buffers = serialize(value)
-    assert (
-        len(meta) < 600 and sum(buffer.nbytes for buffer in buffers) == value.numel() * value.element_size()
-    )
+    assert len(meta) < 600 and sum(buffer.nbytes for buffer in buffers) == value.numel() * value.element_size()
     result, arena = round_trip(value)  # the warning about read-only memory would be an error here
     same_tensor(torch, result, value)
     assert arena.holds_tensor(result)
@@ -655,9 +649,7 @@ def test_mutable_bytearrays_become_memoryviews():
     value["again"] = value["b"]
     one, other, arena = round_trip_mutable(value)
     assert type(one["b"]) is memoryview and not one["b"].readonly
-    assert (
-        arena.holds(np.asarray(one["b"])) and arena.holds(np.asarray(one["large"])) and arena.holds(one["a"])
-    )
+    assert arena.holds(np.asarray(one["b"])) and arena.holds(np.asarray(one["large"])) and arena.holds(one["a"])
     assert one["b"] is one["again"] and one["empty"].nbytes == 0
     one["b"][0] = ord("z")
     one["a"][1] = 5
@@ -892,9 +884,7 @@ class SubHandle(Handle):
 
 @pytest.fixture
 def handles():
-    register_serializer(
-        Handle, serializer=lambda handle: handle.number, deserializer=lambda number: Handle(-number)
-    )
+    register_serializer(Handle, serializer=lambda handle: handle.number, deserializer=lambda number: Handle(-number))
     yield
     deregister_serializer(Handle)
 
@@ -1036,9 +1026,7 @@ class Holder:
     pass
 
 
-@pytest.mark.parametrize(
-    "value", [np.zeros(1000), np.zeros(1000, "M8[s]"), memoryview(bytes(4000))], ids=repr
-)
+@pytest.mark.parametrize("value", [np.zeros(1000), np.zeros(1000, "M8[s]"), memoryview(bytes(4000))], ids=repr)
 def test_the_collector_survives_an_error_that_has_become_garbage(value):
     # Until Python 3.12 it crashes on a memoryview that is exported by a PickleBuffer.
     for function in (serialize, serialize_mutable):

@@ -6,9 +6,9 @@ import warnings
 
 import numpy as np
 import pytest
-from conftest import audit, leftovers, until
 
 import shoal
+from conftest import audit, leftovers, until
 from shoal.exceptions import GetTimeoutError, PicklingError, SchedulingWarning, TaskError
 
 pytestmark = pytest.mark.usefixtures("audited")
@@ -26,9 +26,7 @@ def same(*args):
 
 def test_arguments_in_every_form():
     assert shoal.get(everything.remote(1, d=4)) == (1, 2, 3, (), 4, 5, {})
-    assert shoal.get(everything.remote(1, 20, 30, 40, 50, d=4, e=6, f=7, g=8)) == (
-        (1, 20, 30, (40, 50), 4, 6, {"f": 7, "g": 8})
-    )
+    assert shoal.get(everything.remote(1, 20, 30, 40, 50, d=4, e=6, f=7, g=8)) == ((1, 20, 30, (40, 50), 4, 6, {"f": 7, "g": 8}))
     assert shoal.get(everything.remote(*range(5), **{"d": 0, "not a name": 1})) == (0, 1, 2, (3, 4), 0, 5, {"not a name": 1})
     assert shoal.get(everything.remote(1, d=None, self=1, args=2, kwargs=3, function=4)) == (
         (1, 2, 3, (), None, 5, {"self": 1, "args": 2, "kwargs": 3, "function": 4})

@@ -3,9 +3,9 @@
 import time
 
 import pytest
-from conftest import audit, until
 
 import shoal
+from conftest import audit, until
 from shoal import _core
 from shoal.exceptions import TaskCancelledError, WorkerCrashedError
 

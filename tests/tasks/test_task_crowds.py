@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from conftest import audit, until
 
 import shoal
+from conftest import audit, until
 from shoal import _core
 
 pytestmark = pytest.mark.usefixtures("audited")

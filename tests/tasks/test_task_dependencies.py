@@ -4,9 +4,9 @@ import random
 
 import numpy as np
 import pytest
-from conftest import audit, until
 
 import shoal
+from conftest import audit, until
 from shoal.exceptions import PicklingError, TaskCancelledError, TaskError
 
 pytestmark = pytest.mark.usefixtures("audited")
@@ -112,7 +112,7 @@ def test_a_random_graph_is_computed_in_order():
     for _ in range(400):
         picks = [dice.randrange(len(refs)) for _ in range(dice.randrange(5))] if refs else []
         refs.append(add.remote(*[refs[k] for k in picks], extra=1))
-        values.append((sum(values[k] for k in picks) + 1))
+        values.append(sum(values[k] for k in picks) + 1)
     assert shoal.get(refs) == values
 
 

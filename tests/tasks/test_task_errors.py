@@ -5,9 +5,9 @@ import threading
 
 import numpy as np
 import pytest
-from conftest import audit, run_python
 
 import shoal
+from conftest import audit, run_python
 from shoal.exceptions import PicklingError, ShoalError, TaskError, UnpicklableCause
 
 pytestmark = pytest.mark.usefixtures("audited")

@@ -6,9 +6,9 @@ import textwrap
 
 import numpy as np
 import pytest
-from conftest import audit, run_python
 
 import shoal
+from conftest import audit, run_python
 
 pytestmark = pytest.mark.usefixtures("audited")
 

@@ -6,9 +6,9 @@ import signal
 
 import numpy as np
 import pytest
-from conftest import audit, until
 
 import shoal
+from conftest import audit, until
 from shoal import _core
 from shoal.exceptions import PicklingError, TaskCancelledError, TaskError, WorkerCrashedError
 

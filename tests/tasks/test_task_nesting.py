@@ -9,9 +9,9 @@ import time
 
 import numpy as np
 import pytest
-from conftest import audit, until
 
 import shoal
+from conftest import audit, until
 from shoal import _core
 from shoal.exceptions import GetTimeoutError, TaskCancelledError
 

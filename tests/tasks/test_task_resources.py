@@ -4,9 +4,9 @@ import os
 
 import numpy as np
 import pytest
-from conftest import audit, until
 
 import shoal
+from conftest import audit, until
 from shoal import _core
 
 

@@ -5,9 +5,9 @@ import signal
 
 import numpy as np
 import pytest
-from conftest import audit, until
 
 import shoal
+from conftest import audit, until
 from shoal import _core
 from shoal.exceptions import TaskCancelledError, TaskError, WorkerCrashedError
 

@@ -8,7 +8,7 @@ from typing import Any
 from shoal.engine import current
 
 
-def named(kind: str, name: str | None, make: Callable[[], Any]) -> Any:
+def named(kind: str, name: Any, make: Callable[[], Any]) -> Any:
     """The object of that kind and name, made by whoever asks first. It then lives until the session ends."""
     engine = current()
     if name is None:

@@ -26,9 +26,7 @@ def _plain(key: Any) -> Any:
         return int(key) if key.is_integer() else key
     if kind is tuple:
         return tuple(_plain(part) for part in key)
-    raise TypeError(
-        f"a key of a shared Dict is a string, bytes, number, None or a tuple of these, not {key!r} ({kind.__name__})"
-    )
+    raise TypeError(f"a key of a shared Dict is a string, bytes, number, None or a tuple of these, not {key!r} ({kind.__name__})")
 
 
 class Dict(MutableMapping[Any, Any]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Iterable
 from queue import Empty, Full
@@ -34,10 +35,9 @@ class Queue:
     """
 
     def __init__(self, maxsize: int = 0, actor_options: dict[str, Any] | None = None, *, name: str | None = None) -> None:
-        if not isinstance(maxsize, int) or isinstance(maxsize, bool):
-            raise TypeError(f"maxsize must be an integer, not {maxsize!r}")
+        limit = max(0, operator.index(maxsize))
         current()
-        self._ref = named("queue", name, lambda: _core.new_queue(max(0, maxsize)))
+        self._ref = named("queue", name, lambda: _core.new_queue(limit))
 
     @classmethod
     def _of(cls, ref: Any) -> Queue:

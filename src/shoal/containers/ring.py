@@ -47,7 +47,7 @@ class Ring:
     ) -> None:
         import numpy as np
 
-        if not isinstance(capacity, int) or capacity < 1:
+        if capacity < 1 or capacity != int(capacity):
             raise ValueError(f"capacity must be a positive integer, not {capacity!r}")
         if not fields or "_" in {key[:1] for key in fields}:
             raise ValueError("fields must name at least one field, and no name may start with an underscore")
@@ -186,7 +186,9 @@ class Ring:
                 break
             missing = missing[~good]
         else:
-            raise IndexError("the ring has no complete record to sample" if len(self) == 0 else "too few complete records to sample")
+            raise IndexError(
+                "the ring has no complete record to sample" if len(self) == 0 else "too few complete records to sample"
+            )
         if prioritized:
             leaves = len(self._tree) // 2
             out["_probability"] = self._tree[leaves + place] / max(self._tree[1], 1e-300)

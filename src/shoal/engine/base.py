@@ -27,9 +27,7 @@ class Engine(ABC):
     def create_actor(self, cls: ActorClass, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ActorHandle: ...
 
     @abstractmethod
-    def call_actor(
-        self, handle: ActorHandle, method: MethodSpec, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def call_actor(self, handle: ActorHandle, method: MethodSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Queue one method call, after all earlier ones of this process to that actor."""
 
     @abstractmethod

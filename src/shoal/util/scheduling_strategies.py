@@ -42,10 +42,7 @@ class PlacementGroupSchedulingStrategy:
 
     def __post_init__(self) -> None:
         if not _is_placement_group(self.placement_group):
-            raise TypeError(
-                "placement_group must be what shoal.util.placement_group() returned, "
-                f"not {self.placement_group!r}"
-            )
+            raise TypeError(f"placement_group must be what shoal.util.placement_group() returned, not {self.placement_group!r}")
         index = self.placement_group_bundle_index
         if isinstance(index, bool) or not isinstance(index, int):
             raise TypeError(f"placement_group_bundle_index must be an int, not {index!r}")
@@ -53,8 +50,7 @@ class PlacementGroupSchedulingStrategy:
             raise ValueError(f"placement_group_bundle_index must be at least -1 (any bundle), not {index}")
         if not isinstance(self.placement_group_capture_child_tasks, (bool, type(None))):
             raise TypeError(
-                "placement_group_capture_child_tasks must be True, False or None, "
-                f"not {self.placement_group_capture_child_tasks!r}"
+                f"placement_group_capture_child_tasks must be True, False or None, not {self.placement_group_capture_child_tasks!r}"
             )
 
 
@@ -167,10 +163,7 @@ class NodeLabelSchedulingStrategy:
                 if not isinstance(label, str):
                     raise TypeError(f"label names are strings, not {label!r} (in {argument})")
                 if not isinstance(match, LabelMatch):
-                    raise TypeError(
-                        f"{argument}[{label!r}] must be In(...), NotIn(...), Exists() or DoesNotExist(), "
-                        f"not {match!r}"
-                    )
+                    raise TypeError(f"{argument}[{label!r}] must be In(...), NotIn(...), Exists() or DoesNotExist(), not {match!r}")
             object.__setattr__(self, argument, dict(given or {}))
 
 

@@ -92,7 +92,9 @@ def _creation_failed(task: int, handle: int, name: str, error: BaseException) ->
     try:
         ref = _core.put_error(death)
     except Exception:  # its cause does not pickle
-        plain = death.cause.without_cause() if isinstance(death, ActorDiedError) and isinstance(death.cause, TaskError) else str(death)
+        plain = (
+            death.cause.without_cause() if isinstance(death, ActorDiedError) and isinstance(death.cause, TaskError) else str(death)
+        )
         death = ActorDiedError(plain, class_name=name)
         ref = _core.put_error(death)
     mourn(handle, ref, death)
@@ -101,9 +103,7 @@ def _creation_failed(task: int, handle: int, name: str, error: BaseException) ->
 
 
 class Host:
-    def __init__(
-        self, worker: Worker, handle: int, class_name: str, instance: Any, cls: type, settings: dict[str, Any]
-    ) -> None:
+    def __init__(self, worker: Worker, handle: int, class_name: str, instance: Any, cls: type, settings: dict[str, Any]) -> None:
         self.worker = worker
         self.engine = worker.engine
         self.handle = handle

@@ -88,9 +88,7 @@ class LocalEngine(Engine):
         return int(shape)
 
     @staticmethod
-    def _unpicklable(
-        error: exceptions.PicklingError, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Exception:
+    def _unpicklable(error: exceptions.PicklingError, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Exception:
         """The same error, saying which argument it was."""
         for key, value in [*enumerate(args), *kwargs.items()]:
             where = f"argument {key}" if isinstance(key, int) else f"argument {key!r}"
@@ -112,7 +110,9 @@ class LocalEngine(Engine):
         class_key = self._prepare_class(cls)
         if _core.actors() >= _core.MAX_PROCESSES - RESERVED_PROCESSES:
             raise exceptions.LimitError(
-                "MAX_PROCESSES", _core.MAX_PROCESSES - RESERVED_PROCESSES, "every actor is a process; end some, or let one actor do more"
+                "MAX_PROCESSES",
+                _core.MAX_PROCESSES - RESERVED_PROCESSES,
+                "every actor is a process; end some, or let one actor do more",
             )
         shape = self._shape(options, 0.0, f"actor {cls.__name__}")
         restarts = options.get("max_restarts") or 0
@@ -182,9 +182,7 @@ class LocalEngine(Engine):
             self._handle_classes[class_key] = kind
         return kind(ref, class_name, class_key, max_task_retries)
 
-    def call_actor(
-        self, handle: ActorHandle, method: MethodSpec, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def call_actor(self, handle: ActorHandle, method: MethodSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         wanted = method.num_returns
         nreturns, flags = (wanted, 0) if type(wanted) is int else _returns(wanted, method.is_generator)
         index, function, retries = method.index, 0, handle._max_task_retries
@@ -223,7 +221,7 @@ class LocalEngine(Engine):
         groups = sorted(self.exports.load(handle._class_key).extras.get("concurrency_groups") or ())
         if group not in groups:
             raise ValueError(
-                f"actor class {handle._class_name} has no concurrency group {group!r}; its groups are: {', '.join(groups) or 'none'}"
+                f"actor class {handle._class_name} has no concurrency group {group!r}; it has: {', '.join(groups) or 'none'}"
             )
         return groups.index(group) + 1
 

@@ -117,9 +117,7 @@ class Session:
             raise
 
     def _start(self, settings: dict[str, Any]) -> LocalEngine:
-        units = validate_init_resources(
-            settings.get("num_cpus"), settings.get("num_gpus"), settings.get("resources"), None
-        )
+        units = validate_init_resources(settings.get("num_cpus"), settings.get("num_gpus"), settings.get("resources"), None)
         arena = settings.get("object_store_memory")
         if arena is None:
             arena = int(memory_limit() * ARENA_SHARE)

@@ -21,7 +21,7 @@ from typing import Any
 from shoal import _core, exceptions
 from shoal.engine.local import hooks
 from shoal.engine.local.actor_host import EXIT_NO_HANDLES, EXIT_SELF
-from shoal.engine.local.engine import ACTOR_CALL, CANCELLED, CMD_CANCEL, CMD_KILL, CREATE_ACTOR, mourn
+from shoal.engine.local.engine import ACTOR_CALL, CANCELLED, CMD_KILL, CREATE_ACTOR, mourn
 from shoal.engine.local.output import end_output, finish_line, send
 
 _FREE, _STARTING, _ALIVE, _DEAD = range(4)  # SlotState in core/abi.h
@@ -338,9 +338,7 @@ class Supervisor:
             reason = "ended itself (exit_actor or sys.exit)"
         elif code == EXIT_NO_HANDLES and info["closing"]:
             reason = "ended because no handle to it was left"
-        death = exceptions.ActorDiedError(
-            f"its process {reason}", actor_id=f"{actor:032x}", class_name=info["name"], pid=pid
-        )
+        death = exceptions.ActorDiedError(f"its process {reason}", actor_id=f"{actor:032x}", class_name=info["name"], pid=pid)
         mourn(actor, _core.put_error(death), death)
         _core.actor_drop_life(actor)
 

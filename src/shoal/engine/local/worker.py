@@ -273,8 +273,10 @@ def as_stored(error: BaseException, name: str, **actor: Any) -> BaseException:
     """What the caller of a failed call will get. An error that came with an argument passes on as it is."""
     if isinstance(error, TaskError) and error.__traceback__ is not None and error.__traceback__.tb_next is None:
         return error
-    if isinstance(error, exceptions.ShoalError) and not isinstance(error, TaskError) and (
-        error.__traceback__ is None or error.__traceback__.tb_next is None
+    if (
+        isinstance(error, exceptions.ShoalError)
+        and not isinstance(error, TaskError)
+        and (error.__traceback__ is None or error.__traceback__.tb_next is None)
     ):
         return error
     return task_error_from(error, name, **actor)
