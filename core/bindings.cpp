@@ -373,7 +373,7 @@ using namespace shoal::py;
 NB_MODULE(_core, m) {
   nb::set_leak_warnings(false);
   m.doc() = "Shoal's native core. Private: the public names are in the package shoal.";
-  if (!ready_refs(m.ptr()) || !ready_tasks(m.ptr()) || !ready_sync(m.ptr())) throw nb::python_error();
+  if (!ready_refs(m.ptr()) || !ready_tasks(m.ptr()) || !ready_sync(m.ptr()) || !ready_signals(m.ptr())) throw nb::python_error();
   pthread_atfork(nullptr, nullptr, after_fork_in_child);
 
   m.attr("MAX_PROCESSES") = MAX_PROCESSES;

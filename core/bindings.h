@@ -105,7 +105,27 @@ bool fill_pickle(Handle h, PyObject* meta, PyObject* buffers, Collector& c);
 
 // ---------------------------------------------------------------------------- tasks (bindings_tasks.cpp)
 
+struct Blocking {  // this process waits: its CPU is lent out
+  bool on = false;
+  void begin() {
+    if (on) return;
+    on = true;
+    if (S.block_depth++ == 0) C.block_begin();
+  }
+  void end() {
+    if (!on) return;
+    on = false;
+    if (S.attached && --S.block_depth == 0) C.block_end();
+  }
+  ~Blocking() {
+    try {
+      end();
+    } catch (const Error&) {
+    }
+  }
+};
 enum class Waited { DONE, TIMEOUT, FAILED };
+Waited nap(u32 seen, u64 deadline);
 Waited wait_done(Handle h, u64 deadline, bool now);
 bool parse_timeout(PyObject* o, u64* deadline, bool* now);
 PyObject* call_of(Task* t);  // what a worker needs to run it
@@ -113,5 +133,37 @@ bool ready_tasks(PyObject* module);
 
 // ----------------------------------------------------------------------------- sync (bindings_sync.cpp)
 bool ready_sync(PyObject* module);
+u64 thread_id();     // (slot + 1) << 32 | a number of this thread
+u64 coroutine_id();  // ... of nobody else
+bool parse_blocking(PyObject* const* args, Py_ssize_t n, PyObject* kwnames, u64* deadline, bool* now);
+
+// The wait of all locks and the like. `check` looks whether it is over, and arranges to be rung otherwise; `hint` tells
+// without the GIL that a check is worth while. 1: over; 0: not in time; -1: an exception.
+template <class Check, class Hint>
+int wait_until(Check check, Hint hint, u64 deadline) {
+  Blocking blocking;
+  for (;;) {
+    if (check()) return 1;
+    bool found;
+    {
+      NoGil nogil;
+      found = C.spin([](void* h) { return (*static_cast<Hint*>(h))(); }, &hint);
+    }
+    if (!usable()) return -1;
+    if (found && !(deadline && now_ns() >= deadline)) continue;
+    u32 seen = C.me->ring.load(std::memory_order_seq_cst);
+    if (check()) return 1;
+    if (PyErr_CheckSignals() < 0) return -1;
+    blocking.begin();
+    switch (nap(seen, deadline)) {
+      case Waited::FAILED: return -1;
+      case Waited::TIMEOUT: return check() ? 1 : 0;
+      default: break;
+    }
+  }
+}
+
+// --------------------------------------------------- semaphore, event, condition, barrier (bindings_signals.cpp)
+bool ready_signals(PyObject* module);
 
 }  // namespace shoal::py

@@ -3,8 +3,8 @@
 //   recover()    undo its half-made change and free the short locks it held; give back its caches, grant and the
 //                record it was building. Afterwards nobody spins on anything of the dead.
 //   (Python)     its running tasks are queued again or failed, its actor is started again or its calls failed
-//   sweep()      one pass over all entries: clear its holder bits, finish what it left half published or half
-//                disposed of, free its mutexes
+//   sweep()      what it waited for and held in company; one pass over all entries: clear its holder bits, finish what
+//                it left half published or half disposed of, free its mutexes
 //   free_slot()  the slot may be used again; everybody is rung, since a wake-up may have died with it
 //
 // Each step may be repeated. If the supervisor itself dies the session ends, so it needs no repair of its own.
@@ -75,6 +75,9 @@ Task* Client::recover(u32 s) {
 
 void Client::sweep(u32 s) {
   Slot& dead = slots[s];
+  // Before its references go: what it waits for and holds exists as long as they do.
+  repair_waits(dead);
+  repair_holds(dead);
   for (u32 i = 1, n = h->heap.entry_top.load(); i < n; i++) {
     Entry& e = entries[i];
     u32 state = e.state.load(std::memory_order_acquire);
@@ -103,12 +106,8 @@ void Client::sweep(u32 s) {
     if (state != ENTRY_READY && state != ENTRY_FAILED) continue;
     if (e.task) finish_seal(handle);
     if (e.dependents) drain_dependents(handle);
-    if (state == ENTRY_READY && (e.kind == KIND_MUTABLE || e.kind == KIND_LOCK)) {
-      Mutex* m = mutex(handle);
-      bool waits = false;
-      for (auto& w : dead.waits) waits |= w.mutex == offset(m);
-      if (waits || m->owner.load() >> 32 == s + 1) mutex_repair(m, s, dead.pid, dead.label);
-    }
+    if (state == ENTRY_READY && (e.kind == KIND_MUTABLE || e.kind == KIND_LOCK || e.kind == KIND_SYNC))
+      mutex_repair(mutex(handle), s, dead.pid, dead.label);
   }
 }
 
@@ -122,7 +121,8 @@ void Client::free_slot(u32 s) {
   dead.pid = 0;
   dead.role.store(ROLE_NONE);
   std::memset(dead.label, 0, sizeof dead.label);
-  for (auto& w : dead.waits) w.mutex = 0;
+  for (auto& w : dead.waits) w.queue = 0;
+  for (auto& hold : dead.holds) hold.queue = 0;
   dead.state.store(SLOT_FREE);
   if (surplus || entry_surplus) trim_caches();
   for (u32 i = 0, n = h->slots_top.load(); i < n; i++)

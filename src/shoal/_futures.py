@@ -1,6 +1,6 @@
-"""References in event loops and as `concurrent.futures`.
+"""References (and whatever else the arena can tell) in event loops, and as `concurrent.futures`.
 
-Each event loop that awaits references has one Bridge: a file descriptor that becomes readable when something happened to
+Each event loop that awaits something has one Bridge: a file descriptor that becomes readable when something happened to
 this process. The loop then looks which of its references are done.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 from shoal import _core
@@ -28,9 +28,19 @@ class _LoopWaiter:
         self._bridge = _core.Bridge()
         self._refs: list[Any] = []
         self._futures: list[asyncio.Future[Any]] = []
+        self._looks: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         self._armed = False
         self._fd = self._bridge.fileno()
         loop.add_reader(self._fd, self._on_ring)
+
+    def when(self, look: Callable[[], bool]) -> asyncio.Future[None]:
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._looks.append((look, future))
+        if not self._armed:
+            self._bridge.arm(_core.ring_seen())
+            self._armed = True
+        self._loop.call_soon(self._look)
+        return future
 
     def add(self, ref: Any) -> asyncio.Future[Any]:
         future = self._loop.create_future()
@@ -50,7 +60,7 @@ class _LoopWaiter:
         except BlockingIOError:
             pass
         self._armed = False
-        if self._refs:
+        if self._refs or self._looks:
             # Armed before the look: what happens after the look rings again.
             self._bridge.arm(_core.ring_seen())
             self._armed = True
@@ -61,11 +71,25 @@ class _LoopWaiter:
         for index in reversed(done):  # from the back, so that the indices before stay right
             ref, future = self._refs.pop(index), self._futures.pop(index)
             _settle(future, ref)
+        self._looks = [(look, future) for look, future in self._looks if not _over(look, future)]
 
     def close(self) -> None:
         if not self._loop.is_closed():
             self._loop.remove_reader(self._fd)
+            if self._looks:
+                self._loop.call_soon_threadsafe(self._look)  # they find that the session has ended, and raise
         self._bridge.close()
+
+
+def _over(look: Callable[[], bool], future: asyncio.Future[None]) -> bool:
+    if future.done():
+        return True
+    try:
+        if look():
+            future.set_result(None)
+    except BaseException as error:
+        future.set_exception(error)
+    return future.done()
 
 
 def _settle(future: Any, ref: Any) -> None:
@@ -95,11 +119,23 @@ def as_asyncio_future(ref: Any) -> asyncio.Future[Any]:
         future = loop.create_future()
         _settle(future, ref)
         return future
+    return _waiter_of(loop).add(ref)
+
+
+def when(loop: asyncio.AbstractEventLoop, look: Callable[[], bool]) -> asyncio.Future[None]:
+    """A future of this loop, the running one, that is done when `look` returns True or raises.
+
+    `look` is called each time something has happened to this process, so what it looks for must ring.
+    """
+    return _waiter_of(loop).when(look)
+
+
+def _waiter_of(loop: asyncio.AbstractEventLoop) -> _LoopWaiter:
     with _lock:
         waiter = _waiters.get(loop)
         if waiter is None:
             waiter = _waiters[loop] = _LoopWaiter(loop)
-    return waiter.add(ref)
+    return waiter
 
 
 def _await(self: Any) -> Generator[Any, None, Any]:

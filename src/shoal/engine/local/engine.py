@@ -17,7 +17,7 @@ from shoal.remote_function import RemoteFunction
 
 TASK, CREATE_ACTOR, ACTOR_CALL = 0, 1, 2  # TaskKind in core/abi.h
 STREAMING, DYNAMIC, CANCELLED, RETRY_EXCEPTIONS = 1, 2, 4, 8  # TaskFlags
-ACTOR_NAMES, LOCK_NAMES = 1, 2  # NameSpace
+ACTOR_NAMES, LOCK_NAMES, SYNC_NAMES = 1, 2, 5  # NameSpace
 CMD_CANCEL, CMD_KILL = 2, 4  # CommandBits
 ACTOR_STATES = ("PENDING", "ALIVE", "RESTARTING", "DEAD")
 DEFAULT_RETRIES = 3
@@ -261,22 +261,25 @@ class LocalEngine(Engine):
 
     # -- locks ----------------------------------------------------------------------------------------------
 
-    def lock(self, target: Any, reentrant: bool) -> Any:
+    def lock(self, target: Any, reentrant: bool, shared: bool = False, on_death: int = 0) -> Any:
         if target is None:
-            return _core._lock(_core._new_lock(), None, reentrant)
+            return _core._lock(_core._new_lock(), None, reentrant, shared, on_death)
         if isinstance(target, str):
-            ref = _core.name_get(LOCK_NAMES, target)
-            if ref is None:
-                ref = _core._new_lock()
-                if not _core.name_set(LOCK_NAMES, target, ref):
-                    ref = _core.name_get(LOCK_NAMES, target)
-            return _core._lock(ref, target, reentrant)
+            ref = _find_or_make(LOCK_NAMES, target, _core._new_lock)
+            return _core._lock(ref, target, reentrant, shared, on_death)
         if isinstance(target, _core.ObjectRef):
-            return _core._lock(target, None, reentrant)
+            return _core._lock(target, None, reentrant, shared, on_death)
         raise TypeError(
             f"lock() takes an ObjectRef of a mutable object, a name, or nothing, not {target!r} ({type(target).__name__}); "
             "to lock an array that get() returned, use the ref it came from"
         )
+
+    def sync_object(self, kind: str, name: str | None, settings: tuple[int, int, int, int]) -> Any:
+        if name is None:
+            return _core._new_sync(*settings)
+        if not isinstance(name, str):
+            raise TypeError(f"name must be a string, not {name!r}")
+        return _find_or_make(SYNC_NAMES, f"{kind}/{name}", lambda: _core._new_sync(*settings))
 
     # -- facts ----------------------------------------------------------------------------------------------
 
@@ -317,6 +320,15 @@ class LocalEngine(Engine):
 
     def shutdown(self) -> None:
         self.config.get("on_shutdown", lambda: None)()
+
+
+def _find_or_make(space: int, name: str, make: Callable[[], Any]) -> Any:
+    ref = _core.name_get(space, name)
+    if ref is None:
+        ref = make()
+        if not _core.name_set(space, name, ref):  # somebody was quicker
+            ref = _core.name_get(space, name)
+    return ref
 
 
 def _returns(num_returns: int | str | None, is_generator: bool) -> tuple[int, int]:
