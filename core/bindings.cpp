@@ -378,6 +378,8 @@ NB_MODULE(_core, m) {
 
   m.attr("MAX_PROCESSES") = MAX_PROCESSES;
   m.attr("MAX_OBJECTS") = MAX_OBJECTS;
+  m.attr("HOLDS") = HOLDS;
+  m.attr("WAIT_NODES") = WAIT_NODES;
   m.attr("DRIVER") = int(ROLE_DRIVER);
   m.attr("SUPERVISOR") = int(ROLE_SUPERVISOR);
   m.attr("WORKER") = int(ROLE_WORKER);

@@ -303,13 +303,15 @@ PyObject* create(PyTypeObject* type, PyObject* args, PyObject*) {
 
 void dealloc(PyObject* self) {
   auto* f = reinterpret_cast<Face*>(self);
-  if (f->sync && S.attached && !C.forked && f->epoch == S.epoch && f->sync->type == SYNC_SEMAPHORE && C.find_hold(f->sync, 0)) {
+  bool ours = f->sync && S.attached && !C.forked && f->epoch == S.epoch;
+  Hold* hold = ours && f->sync->type == SYNC_SEMAPHORE ? C.find_hold(f->sync, 0) : nullptr;
+  Py_XDECREF(f->ref);  // the record keeps the object
+  if (hold) {
     PyObject *type, *error, *trace;
     PyErr_Fetch(&type, &error, &trace);
-    guarded([&] { return C.reclaim_hold(f->sync), 0; }, 0);
+    guarded([&] { return C.reclaim_hold(hold); }, false);
     PyErr_Restore(type, error, trace);
   }
-  Py_XDECREF(f->ref);
   Py_XDECREF(f->name);
   PyTypeObject* type = Py_TYPE(self);
   type->tp_free(self);

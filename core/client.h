@@ -263,7 +263,7 @@ struct Client {
   Sync* sync(Handle h) const { return at<Sync>(entry(h).payload + 64 + sizeof(Mutex)); }
   Hold* find_hold(const void* what, u32 thread);  // nullptr: we hold nothing of it
   Hold* hold_for(const void* what, u32 thread);   // that, or a free record
-  void reclaim_hold(Sync* s);
+  bool reclaim_hold(Hold* hold);
   void add_hold(Tx& tx, Hold* hold, Handle h, const void* what, u32 thread, Offset* list, u32 n);
   void drop_hold(Tx& tx, Hold* hold, Offset* list, u32 n);
   bool sem_try(Handle h, Sync* s);

@@ -34,27 +34,36 @@ Hold* Client::hold_for(const void* what, u32 thread) {
   }
   if (free) return free;
   for (auto& h : me->holds)
-    if (!h.thread && !h.count) {  // given back by others
-      reclaim_hold(at<Sync>(h.queue));
-      if (!h.queue) return &h;
-    }
+    if (reclaim_hold(&h)) return &h;
   throw Error(Error::LIMIT, "HOLDS: a process can hold at most " + std::to_string(HOLDS) + " shared locks and semaphores at a time");
 }
 
-// Our record of a semaphore, if nothing is held any more. Others change `count`, and if they die it is changed back:
-// it is final only in the guard.
-void Client::reclaim_hold(Sync* s) {
-  Hold* hold = find_hold(s, 0);
-  if (!hold || hold->count) return;
+// Frees a record of ours if nothing is held by it any more, or nobody can know: no reference is left but the record's
+// own. Others change the `count` of a semaphore's record, and if they die it is changed back: it is final in the guard.
+bool Client::reclaim_hold(Hold* hold) {
   Handle object = hold->object;
+  Entry& e = entry(object);
+  bool lost = false;
+  if (local[index_of(object)] == 1) {
+    Tx tx(*this);
+    tx.lock(e.lock);
+    lost = e.holders == 1 && e.contained == 0;
+  }
+  if (!lost && (hold->thread || hold->count)) return false;
   {
     Tx tx(*this);
-    tx.lock(s->q.guard);
-    if (hold->count) return;
+    tx.lock(at<WaitQueue>(hold->queue)->guard);
+    if (hold->count) {
+      if (!lost) return false;
+      u32 n = hold->count;
+      drop_hold(tx, hold, hold->thread ? nullptr : &at<Sync>(hold->queue)->holders, n);
+      if (hold->thread) tx.set(at<Mutex>(hold->queue)->readers, at<Mutex>(hold->queue)->readers - n);
+    }
     tx.set(hold->queue, Offset(0));
     tx.commit();
   }
   release(object);
+  return true;
 }
 
 void Client::add_hold(Tx& tx, Hold* hold, Handle h, const void* what, u32 thread, Offset* list, u32 n) {

@@ -9,7 +9,7 @@ from shoal import _core, exceptions, serialization
 # Error::Code in core/client.h
 _INVALID, _FULL, _LIMIT, _ENDED, _FORKED, _GONE, _ACTOR_DEAD, _PENDING_LIMIT, _NAME_TAKEN = range(9)
 
-_LIMITS = {"MAX_OBJECTS": _core.MAX_OBJECTS - 1, "MAX_PROCESSES": _core.MAX_PROCESSES}
+_LIMITS = {"MAX_OBJECTS": _core.MAX_OBJECTS - 1, "MAX_PROCESSES": _core.MAX_PROCESSES, "HOLDS": _core.HOLDS, "WAIT_NODES": _core.WAIT_NODES}
 
 
 def make_error(code: int, text: str) -> Exception:
