@@ -112,12 +112,12 @@ def test_bounded_buffer():
     free, full = Semaphore(4, give_back=False), Semaphore(0, give_back=False)
 
     @shoal.remote
-    def produce(n):
+    def produce(free, full, n):
         for _ in range(n):
             free.acquire()
             full.release()
 
-    done = produce.remote(500)
+    done = produce.remote(free, full, 500)
     for _ in range(500):
         assert full.acquire(timeout=30)
         free.release()
