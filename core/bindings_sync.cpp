@@ -70,6 +70,14 @@ bool holds(Lock* l, u64 me) {
   return C.find_hold(l->mutex, u32(me)) != nullptr;
 }
 
+bool sleep_until(u64 deadline) {  // false: exception
+  while (now_ns() < deadline) {
+    u32 seen = C.me->ring.load(std::memory_order_seq_cst);
+    if (nap(seen, deadline) == Waited::FAILED) return false;
+  }
+  return true;
+}
+
 // 1: ours, by the name of `me`; 0: not within the time; -1: exception
 int take_slowly(Lock* l, u64 me, u64 deadline, bool now) {
   Mutex* m = l->mutex;
@@ -80,6 +88,7 @@ int take_slowly(Lock* l, u64 me, u64 deadline, bool now) {
     return -1;
   }
   if (now) return 0;
+  if (m->owner.load(std::memory_order_relaxed) == me) return sleep_until(deadline) ? 0 : -1;  // nobody else can release it
   WaitNode* node = nullptr;
   int result = -1;
   try {

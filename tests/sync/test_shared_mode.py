@@ -64,6 +64,8 @@ def test_waiting_for_oneself_is_refused():
         lock.shared().release()
     with lock.shared(), pytest.raises(RuntimeError, match="shared mode"):
         lock.release()
+    with lock:
+        assert not lock.acquire(timeout=0.01) and not lock.shared().acquire(timeout=0.01)
     assert not lock.locked()
 
 
