@@ -25,6 +25,7 @@ struct Error : std::runtime_error {
 
 #ifdef SHOAL_CRASH_POINTS
 void crash_point(const char* name);
+void arm_crash_point(const char* spec);  // as SHOAL_CRASH does, for this process from now on
 #define CRASH_POINT(name) ::shoal::crash_point(name)
 #else
 #define CRASH_POINT(name) (void)0

@@ -19,13 +19,27 @@ namespace shoal {
 
 #ifdef SHOAL_CRASH_POINTS
 // Test builds: SHOAL_CRASH=name:n kills the process at the n-th passage of that point.
+static struct {
+  char name[32];
+  size_t length = 0;  // 0: none is armed
+  std::atomic<long> left;
+} crash;
+
+void arm_crash_point(const char* spec) {
+  const char* colon = std::strrchr(spec, ':');
+  crash.length = colon && size_t(colon - spec) < sizeof crash.name ? size_t(colon - spec) : 0;
+  std::memcpy(crash.name, spec, crash.length);
+  crash.left.store(crash.length ? std::atol(colon + 1) : 0);
+}
+
 void crash_point(const char* name) {
-  static const char* want = std::getenv("SHOAL_CRASH");
-  if (!want) return;
-  static const std::string spec = want;
-  static const auto colon = spec.rfind(':');
-  static thread_local long left = std::atol(spec.c_str() + colon + 1);
-  if (spec.compare(0, colon, name) == 0 && colon == std::strlen(name) && --left == 0) kill(getpid(), 9);
+  static const bool from_environment = [] {
+    if (const char* spec = std::getenv("SHOAL_CRASH")) arm_crash_point(spec);
+    return true;
+  }();
+  (void)from_environment;
+  if (!crash.length || std::strlen(name) != crash.length || std::memcmp(crash.name, name, crash.length)) return;
+  if (crash.left.fetch_sub(1) == 1) kill(getpid(), SIGKILL);
 }
 #endif
 

@@ -9,12 +9,12 @@ import threading
 import time
 
 import pytest
+from tests.conftest import quiet, until
 
 import shoal
 from shoal import _core
 from shoal.exceptions import ActorDiedError, LockHolderDied
 from shoal.sync import Barrier, BrokenBarrierError, Condition, Event, Semaphore
-from tests.conftest import quiet, until
 
 
 @pytest.fixture
@@ -67,11 +67,6 @@ def kill(victim):
     return pid
 
 
-def settled():
-    until(quiet)
-    return _core.check()
-
-
 def test_a_dead_reader_is_taken_off():
     lock = shoal.lock()
     a, b = Victim.remote(), Victim.remote()
@@ -88,7 +83,7 @@ def test_a_dead_reader_is_taken_off():
     thread.join()
     assert writer == [True]  # silently: a reader changes nothing
     del a, b
-    assert settled() == ""
+    until(lambda: quiet() and _core.check() == "")
 
 
 def test_dead_waiters_leave_no_trace():
@@ -107,7 +102,7 @@ def test_dead_waiters_leave_no_trace():
     semaphore.release()
     assert semaphore.acquire(False)
     del victim
-    assert settled() == ""
+    until(lambda: quiet() and _core.check() == "")
 
 
 def test_a_dead_writer_in_the_queue_lets_readers_in():
@@ -181,7 +176,7 @@ def test_permits_of_the_dead_are_free_again():
     assert got == [True] * 3 and s.statistics()["value"] == 0
     assert kept.statistics()["value"] == 1
     del victim
-    assert settled() == ""
+    until(lambda: quiet() and _core.check() == "")
 
 
 def test_a_notification_of_the_dead_goes_to_the_next():
@@ -227,7 +222,7 @@ def test_a_dead_participant_breaks_a_barrier():
     b.reset()
     assert b.n_waiting == 0 and not b.broken
     del victim
-    assert settled() == ""
+    until(lambda: quiet() and _core.check() == "")
 
 
 def test_a_task_that_dies_holding_in_both_modes():
@@ -278,4 +273,4 @@ def test_killed_at_random_moments():
     lock.release()
     assert s.acquire(timeout=20) and s.acquire(timeout=20) and not s.acquire(False)
     assert lock.statistics()["readers"] == {} and lock.statistics()["waiters"] == 0
-    assert settled() == ""
+    until(lambda: quiet() and _core.check() == "")

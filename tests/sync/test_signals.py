@@ -7,11 +7,11 @@ import sys
 import threading
 
 import pytest
+from tests.conftest import quiet, until
 
 import shoal
 from shoal import _core
 from shoal.sync import Barrier, BrokenBarrierError, Condition, Event
-from tests.conftest import quiet, until
 
 pytestmark = pytest.mark.usefixtures("session")
 
@@ -113,7 +113,7 @@ def test_waits_are_interruptible():
     assert lock.statistics()["waiters"] == s.statistics()["waiters"] == c.statistics()["waiters"] == 0
     assert b.n_waiting == 0 and not b.broken
     assert not c.statistics()["lock"]["holder"]
-    assert _core.check() == ""
+    until(lambda: _core.check() == "")
 
 
 # ------------------------------------------------------------------------------------------ conditions
@@ -148,7 +148,7 @@ def test_notify_wakes_so_many_and_in_order():
     threads = []
     for i in range(5):
         threads += in_threads(1, lambda _, i=i: wait(i))
-        until(lambda: c.statistics()["waiters"] == i + 1)
+        until(lambda n=i + 1: c.statistics()["waiters"] == n)
     with c:
         c.notify(2)
     until(lambda: len(got) == 2)
@@ -195,8 +195,7 @@ def test_a_producer_and_a_consumer_in_two_processes():
             array[0] = 0
             c.notify()
     shoal.get(done)
-    until(quiet)
-    assert _core.check() == ""
+    until(lambda: quiet() and _core.check() == "")
 
 
 # -------------------------------------------------------------------------------------------- barriers
@@ -310,11 +309,11 @@ def test_barrier_by_name_across_tasks():
     assert shoal.get(others) == ["meeting", "meeting"]
     with pytest.raises(ValueError, match="for 3 parties"):
         Barrier(4, name="meeting")
-    assert _core.check() == ""
+    until(lambda: _core.check() == "")
 
 
 def test_very_late_waiters_learn_how_their_own_round_ended():
-    """A waiter that does not get to run while the others use the barrier for more rounds than outcomes are kept."""
+    """A waiter that does not run while the others use the barrier for more rounds than outcomes are kept."""
     b = Barrier(2)
     got = []
 

@@ -14,7 +14,16 @@ from shoal.engine import current
 from shoal.sync import _async
 from shoal.sync._primitives import Barrier, BoundedSemaphore, BrokenBarrierError, Condition, Event, Semaphore
 
-__all__ = ["Barrier", "BoundedSemaphore", "BrokenBarrierError", "Condition", "Event", "Lock", "Semaphore", "lock"]
+__all__ = [
+    "Barrier",
+    "BoundedSemaphore",
+    "BrokenBarrierError",
+    "Condition",
+    "Event",
+    "Lock",
+    "Semaphore",
+    "lock",
+]
 
 _async.install()
 

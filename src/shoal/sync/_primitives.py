@@ -342,7 +342,9 @@ def _describe(face: Any, *facts: str) -> str:
         statistics = face.statistics()
     except SessionError:
         return f"<shoal.sync.{type(face).__name__}{name}, its session has ended>"
-    return f"<shoal.sync.{type(face).__name__}{name}, " + ", ".join(f"{k} {statistics[k]}" for k in facts) + ">"
+    return (
+        f"<shoal.sync.{type(face).__name__}{name}, " + ", ".join(f"{k} {statistics[k]}" for k in facts) + ">"
+    )
 
 
 __all__ = ["Barrier", "BoundedSemaphore", "BrokenBarrierError", "Condition", "Event", "Semaphore"]
