@@ -1,7 +1,7 @@
 """References (and whatever else the arena can tell) in event loops, and as `concurrent.futures`.
 
-Each event loop that awaits something has one Bridge: a file descriptor that becomes readable when something happened to
-this process. The loop then looks which of its references are done.
+Each event loop that awaits something has one Bridge: a file descriptor that becomes readable when something
+happened to this process. The loop then looks which of its references are done.
 """
 
 from __future__ import annotations

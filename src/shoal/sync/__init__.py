@@ -1,8 +1,8 @@
 """Locks, semaphores, events, conditions and barriers that every participant of a session can use.
 
-They live in the session's shared memory: no process serves them, and the death of a process that holds one or waits
-for one is repaired. All can be passed to tasks and actors and kept in objects; with `name=` every participant finds
-the same one. While they wait, tasks lend their CPU to others.
+They live in the session's shared memory: no process serves them, and the death of a process that holds one or
+waits for one is repaired. All can be passed to tasks and actors and kept in objects; with `name=` every
+participant finds the same one. While they wait, tasks lend their CPU to others.
 """
 
 from __future__ import annotations
@@ -38,24 +38,25 @@ def lock(
     """The lock of something: of a mutable object, of a name, or a new one.
 
     Args:
-        target: an ObjectRef made by `put(..., mutable=True)` for the object's own lock (always the same one); a
-            string for the lock of that name, which every participant finds; None for a new lock to pass along.
+        target: an ObjectRef made by `put(..., mutable=True)` for the object's own lock (always the same one);
+            a string for the lock of that name, which every participant finds; None for a new lock to pass
+            along.
         reentrant: whether the thread that holds it may take it again.
-        shared: the same as `lock(target).shared()`: the lock in shared mode, in which many can hold it at a time.
-        on_death: what happens when a process dies holding it (exclusively; readers change nothing): "raise", the
-            default: the next to acquire gets LockHolderDied, once; "ignore": nothing; "poison": everybody gets
-            LockHolderDied, and nobody the lock, until `recover()` is called. It is a property of the lock: the first
-            to say it decides, and a different choice later is refused.
+        shared: the same as `lock(target).shared()`: the lock in shared mode, in which many can hold it.
+        on_death: what happens when a process dies holding it (exclusively; readers change nothing). "raise",
+            the default: the next to acquire gets LockHolderDied, once; "ignore": nothing; "poison": everybody
+            gets LockHolderDied, and nobody the lock, until `recover()` is called. It is a property of the
+            lock: the first to say it decides, and a different choice later is refused.
 
-    Returns a Lock: fair (a waiter is overtaken for half a millisecond at most, and no new reader gets in while a writer
-    waits), usable with `with`, `async with`, `acquire(blocking=True, timeout=None)`, `await acquire_async()`,
-    `release()`, `locked()`, `shared()`, `statistics()`; it can be sent to tasks and actors. Taking and releasing a lock
-    that is free costs no system call, in either mode.
+    Returns a Lock: fair (a waiter is overtaken for half a millisecond at most, and no new reader gets in
+    while a writer waits), usable with `with`, `async with`, `acquire(blocking=True, timeout=None)`, `await
+    acquire_async()`, `release()`, `locked()`, `shared()`, `statistics()`; it can be sent to tasks and actors.
+    Taking and releasing a lock that is free costs no system call, in either mode.
 
-    Raises NotMutableError for a reference to an immutable object. Its `acquire` raises LockHolderDied if the last
-    holder died holding it: the lock is yours then, and you decide about what it guards. `with` raises it too, but
-    gives the lock back, and goes on raising until somebody has used `acquire`; so does shared mode, in which nothing
-    can be put right.
+    Raises NotMutableError for a reference to an immutable object. Its `acquire` raises LockHolderDied if the
+    last holder died holding it: the lock is yours then, and you decide about what it guards. `with` raises it
+    too, but gives the lock back, and goes on raising until somebody has used `acquire`; so does shared mode,
+    in which nothing can be put right.
 
     >>> import numpy as np, shoal
     >>> ref = shoal.put(np.zeros(3), mutable=True)

@@ -1,8 +1,9 @@
 """Locks, semaphores and events in event loops.
 
-A coroutine that must wait stands in the same queue in the arena as a thread does. What rings this process makes the
-loop look (`_futures.when`). A process can stand in queues a limited number of times, so for each loop and lock only
-one coroutine does; the others wait for it in the loop, in order. All who await an event share one place.
+A coroutine that must wait stands in the same queue in the arena as a thread does. What rings this process
+makes the loop look (`_futures.when`). A process can stand in queues a limited number of times, so for each
+loop and lock only one coroutine does; the others wait for it in the loop, in order. All who await an event
+share one place.
 """
 
 from __future__ import annotations
@@ -133,7 +134,7 @@ async def wait_event(face: Any) -> None:
 
 
 async def _acquire_async(self: Any) -> bool:
-    """Take the lock without blocking the event loop. It belongs to the process then: any of its threads may release it."""
+    """Take the lock without blocking the event loop. Any thread of the process may release it then."""
     await acquire(self, True)
     return True
 

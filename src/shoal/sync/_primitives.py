@@ -1,4 +1,4 @@
-"""Semaphore, Event, Condition and Barrier for all processes of a session, with the signatures of `threading`."""
+"""Semaphore, Event, Condition and Barrier across the processes of a session, as in `threading`."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ class Semaphore(_core.Sync):
     Args:
         value: permits at the beginning. A semaphore found by its name has the number it was made with.
         name: every participant that asks for this name gets the same semaphore.
-        give_back: when a process dies, the permits that it has taken and nobody has released are free again. False for
-            a semaphore that counts things (items in a buffer, events) rather than holders.
+        give_back: when a process dies, the permits that it has taken and nobody has released are free again.
+            False for a semaphore that counts things (items in a buffer, events) rather than holders.
 
-    Permits belong to the process, not to the thread; a release is booked on the releasing process, or, if that holds
-    none, on another holder; if there is none either it makes a new permit. Waiters are served first come first, but a
-    permit may go to somebody who happens to come by until the first has waited for half a millisecond.
+    Permits belong to the process, not to the thread; a release is booked on the releasing process, or, if
+    that holds none, on another holder; if there is none either it makes a new permit. Waiters are served
+    first come first, but a permit may go to somebody who happens to come by until the first has waited for
+    half a millisecond.
 
     >>> import shoal
     >>> slots = shoal.sync.Semaphore(2)
@@ -157,8 +158,8 @@ class Condition(_core.Sync):
         lock: a `shoal.lock()`, reentrant or not; without one the condition has a reentrant lock of its own.
         name: every participant that asks for this name gets the same condition (and its own lock).
 
-    A notification reaches those who waited when it was given; if one of them is killed before it noticed, the next
-    waiter gets it.
+    A notification reaches those who waited when it was given; if one of them is killed before it noticed, the
+    next waiter gets it.
 
     >>> import shoal
     >>> changed = shoal.sync.Condition()
@@ -260,8 +261,9 @@ class Barrier(_core.Sync):
         timeout: seconds that `wait` waits if it is not told otherwise.
         name: every participant that asks for this name gets the same barrier.
 
-    It is broken, and all who wait get `threading.BrokenBarrierError`, when one of them has waited too long, when the
-    action raises, after `abort()`, and when a participant is killed while it waits. `reset()` makes it usable again.
+    It is broken, and all who wait get `threading.BrokenBarrierError`, when one of them has waited too long,
+    when the action raises, after `abort()`, and when a participant is killed while it waits. `reset()` makes
+    it usable again.
 
     >>> import shoal
     >>> gate = shoal.sync.Barrier(1, action=lambda: print("all here"))
