@@ -68,19 +68,19 @@ def partner(what, things, result):
     def wait_on_condition():
         try:
             with things["condition"]:
-                result.append(things["condition"].wait(1))
+                result.append(things["condition"].wait(0.3))
         except LockHolderDied:  # `wait` took the lock again, `with` gave it back
             result.append(True)
 
     def meet():
         try:
-            result.append(things["barrier"].wait(30))
+            result.append(things["barrier"].wait(0.5))  # it may have died before it came
         except BrokenBarrierError:
             result.append(-1)
 
     calls = {
         "release": [lambda: take(lock), lambda: take(lock.shared())],
-        "event": [lambda: result.append(things["event"].wait(1))],
+        "event": [lambda: result.append(things["event"].wait(0.3))],
         "condition": [wait_on_condition],
         "barrier": [meet],
     }.get(what, [])

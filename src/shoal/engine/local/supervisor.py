@@ -219,8 +219,10 @@ class Supervisor:
             data = b""
         if not data:
             try:
-                self.selector.unregister(fd)
-                os.close(fd)
+                if fd in child.output:
+                    child.output[stream - 1] = 1 << 29
+                    self.selector.unregister(fd)
+                    os.close(fd)
             except (KeyError, OSError):
                 pass
             return
