@@ -202,27 +202,8 @@ bool run_inline(Task* t) {
   return r != nullptr;
 }
 
-struct Blocking {  // this process waits: its CPU is lent out
-  bool on = false;
-  void begin() {
-    if (on) return;
-    on = true;
-    if (S.block_depth++ == 0) C.block_begin();
-  }
-  void end() {
-    if (!on) return;
-    on = false;
-    if (--S.block_depth == 0) C.block_end();
-  }
-  ~Blocking() {
-    try {
-      end();
-    } catch (const Error&) {
-    }
-  }
-};
+}  // namespace
 
-// One sleep until something happens to this process. FAILED: a signal handler raised.
 Waited nap(u32 seen, u64 deadline) {
   u64 start = now_ns();
   bool quiet;
@@ -236,8 +217,6 @@ Waited nap(u32 seen, u64 deadline) {
   if (!usable()) return Waited::FAILED;
   return deadline && end >= deadline ? Waited::TIMEOUT : Waited::DONE;
 }
-
-}  // namespace
 
 Waited wait_done(Handle h, u64 deadline, bool now) {
   Entry& e = C.entry(h);

@@ -145,6 +145,19 @@ struct Audit {
         block(e.payload, name(h));
         for (u32 k = 0; k < c.payload(h)->nrefs; k++) contained[index_of(c.refs(h)[k])]++;
       }
+      if (e.kind == KIND_MUTABLE || e.kind == KIND_FROZEN)
+        for (u32 s = 0; s < MAX_PROCESSES; s++) {
+          if (!(c.writers(h)->bits[s / 64].load() >> s % 64 & 1)) continue;
+          if (e.kind == KIND_FROZEN) say(name(h) + " is frozen, but process slot " + std::to_string(s) + " can write to it");
+          if (!(e.holder_bits[s / 64].load() >> s % 64 & 1)) say(name(h) + ": a process that does not hold it can write to it");
+        }
+      if (e.kind == KIND_VERSIONED && state == ENTRY_READY) {
+        Cell* cell = c.cell(h);
+        if (cell->lock.owner.load()) say(name(h) + ": its versions are locked");
+        if (!cell->current || !c.valid(cell->current) || c.entry(cell->current).state.load() != ENTRY_READY)
+          say(name(h) + ": its newest version is not a finished object");
+        else contained[index_of(cell->current)]++;
+      }
       task(e.task);
       for (Offset o = e.dependents; o; o = c.at<Dep>(o)->next) task(c.at<Dep>(o)->task);
       if (e.kind == KIND_ACTOR && state == ENTRY_READY) {

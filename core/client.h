@@ -44,6 +44,9 @@ inline u32 gen_of(Handle h) { return u32(h >> 32); }
 
 struct Client;
 
+// `local` and `views`, in one piece of private memory that is only filled where it is used.
+constexpr u64 COUNTS_BYTES = 2 * sizeof(u32) * u64(MAX_OBJECTS);
+
 // A change of the arena that happens whole or, if the process dies, not at all.
 //
 // Protocol: lock what guards the fields; set() them; commit(). set() first writes the old value to the journal,
@@ -89,6 +92,7 @@ struct Client {
   Entry* entries = nullptr;
   PageInfo* pages = nullptr;
   u32* local = nullptr;    // references to each entry from this process
+  u32* views = nullptr;    // writable views of each entry in this process
   int memfd = -1, eventfd = -1;
   bool in_tx = false;
   bool forked = false;     // we are a copy made by fork(): nothing may be touched
@@ -164,10 +168,22 @@ struct Client {
   Handle* refs(Handle h) const { return reinterpret_cast<Handle*>(rw + entry(h).payload + refs_at(entry(h).kind)); }
   BufferSpan* spans(Handle h) const { return reinterpret_cast<BufferSpan*>(refs(h) + payload(h)->nrefs_max); }
   Mutex* mutex(Handle h) const { return at<Mutex>(entry(h).payload + 64); }
+  Writers* writers(Handle h) const { return at<Writers>(entry(h).payload + 64 + sizeof(Mutex)); }
+  bool begin_view(Handle h);                   // one more writable view in this process; false: it is not mutable
+  void end_view(Handle h);
+  std::vector<u32> freeze(Handle h);           // slots that have writable views; none: it is frozen now
   bool unreferenced(Tx& tx, Handle h);         // [lock Entry::lock] true: it is ours to dispose of now
   std::vector<Handle> closing_actors;          // found unreferenced inside a tx, told after it
   void after_tx();
   void reset_payload(Handle h);                // a dead maker's block away from a PENDING entry
+
+  // versioned.cpp
+  Cell* cell(Handle h) const { return at<Cell>(entry(h).payload + 64); }
+  Handle create_cell(Handle first);
+  Handle cell_acquire(Cell* c, u64* version);  // the newest version, with one more reference from this process
+  u64 cell_version(Cell* c);
+  u64 cell_watch(Cell* c, u64 newer_than);     // the version if it is newer; else 0, and we are rung when one comes
+  bool cell_publish(Cell* c, Handle h, const u64* expected, u64* version);  // false: the version is not `expected`
 
   // wait.cpp
   bool may_spin() const;

@@ -15,7 +15,9 @@ static u64 align64(u64 n) { return (n + 63) & ~63ull; }
 u64 Client::refs_at(u8 kind) {
   switch (kind) {
     case KIND_MUTABLE:
+    case KIND_FROZEN: return 64 + sizeof(Mutex) + sizeof(Writers);
     case KIND_LOCK: return 64 + sizeof(Mutex);
+    case KIND_VERSIONED: return 64 + sizeof(Cell);
     case KIND_ACTOR: return 64 + sizeof(Actor);
     default: return sizeof(Payload);
   }
@@ -231,6 +233,49 @@ void Client::release(Handle h) {
   if (!closing_actors.empty()) after_tx();
 }
 
+// A writable view is counted before anybody can write through it, under the lock that freeze() holds when it looks.
+bool Client::begin_view(Handle h) {
+  u32 i = index_of(h);
+  if (!views[i]) {
+    Entry& e = entries[i];
+    Tx tx(*this);
+    tx.lock(e.lock);
+    if (e.kind.load(std::memory_order_relaxed) != KIND_MUTABLE) return false;
+    auto& word = writers(h)->bits[slot / 64];
+    tx.set(word, word.load(std::memory_order_relaxed) | 1ull << slot % 64);
+    tx.commit();
+  }
+  views[i]++;
+  return true;
+}
+
+void Client::end_view(Handle h) {
+  u32 i = index_of(h);
+  SHOAL_CHECK(views[i] > 0);
+  if (--views[i]) return;
+  Tx tx(*this);
+  tx.lock(entries[i].lock);
+  auto& word = writers(h)->bits[slot / 64];
+  tx.set(word, word.load(std::memory_order_relaxed) & ~(1ull << slot % 64));
+  tx.commit();
+}
+
+std::vector<u32> Client::freeze(Handle h) {
+  Entry& e = entry(h);
+  std::vector<u32> who;
+  Tx tx(*this);
+  tx.lock(e.lock);
+  u32 kind = e.kind.load(std::memory_order_relaxed);
+  if (e.state.load(std::memory_order_relaxed) != ENTRY_READY || (kind != KIND_MUTABLE && kind != KIND_FROZEN))
+    throw Error(Error::INVALID, "not mutable");
+  for (u32 w = 0; w < MAX_PROCESSES / 64; w++)
+    for (u64 bits = writers(h)->bits[w].load(std::memory_order_relaxed); bits; bits &= bits - 1)
+      who.push_back(w * 64 + u32(__builtin_ctzll(bits)));
+  if (who.empty()) tx.set(e.kind, u8(KIND_FROZEN));
+  tx.commit();
+  return who;
+}
+
 void Client::add_contained(Handle h) {
   Entry& e = entry(h);
   Tx tx(*this);
@@ -276,11 +321,12 @@ void Client::dispose(Handle first) {
         tx.commit();
         if (dead) more.push_back(target);
       }
-      if (e.kind == KIND_ACTOR && actor(h)->death) {
-        Handle target = actor(h)->death;
+      Handle* last = e.kind == KIND_ACTOR ? &actor(h)->death : e.kind == KIND_VERSIONED ? &cell(h)->current : nullptr;
+      if (last && *last) {
+        Handle target = *last;
         Tx tx(*this);
         bool dead = drop_contained_tx(tx, target);
-        tx.set(actor(h)->death, Handle(0));
+        tx.set(*last, Handle(0));
         tx.commit();
         if (dead) more.push_back(target);
       }

@@ -103,7 +103,15 @@ void Client::sweep(u32 s) {
     if (state != ENTRY_READY && state != ENTRY_FAILED) continue;
     if (e.task) finish_seal(handle);
     if (e.dependents) drain_dependents(handle);
-    if (state == ENTRY_READY && (e.kind == KIND_MUTABLE || e.kind == KIND_LOCK)) {
+    u8 kind = e.kind.load(std::memory_order_relaxed);
+    if (state == ENTRY_READY && kind == KIND_MUTABLE && writers(handle)->bits[s / 64].load(std::memory_order_relaxed) & bit) {
+      auto& views = writers(handle)->bits[s / 64];
+      Tx tx(*this);
+      tx.lock(e.lock);
+      tx.set(views, views.load(std::memory_order_relaxed) & ~bit);
+      tx.commit();
+    }
+    if (state == ENTRY_READY && (kind == KIND_MUTABLE || kind == KIND_FROZEN || kind == KIND_LOCK)) {
       Mutex* m = mutex(handle);
       bool waits = false;
       for (auto& w : dead.waits) waits |= w.mutex == offset(m);

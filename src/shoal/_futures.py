@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 from shoal import _core
@@ -28,6 +28,7 @@ class _LoopWaiter:
         self._bridge = _core.Bridge()
         self._refs: list[Any] = []
         self._futures: list[asyncio.Future[Any]] = []
+        self._looks: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
         self._armed = False
         self._fd = self._bridge.fileno()
         loop.add_reader(self._fd, self._on_ring)
@@ -44,17 +45,43 @@ class _LoopWaiter:
             self._loop.call_soon(self._look)
         return future
 
+    def add_look(self, look: Callable[[], Any]) -> asyncio.Future[Any]:
+        """A future for what `look()` returns, once it is not None; until then it sees to it that this process is rung."""
+        future = self._loop.create_future()
+        self._looks.append((look, future))
+        if not self._armed:
+            self._bridge.arm(_core.ring_seen())
+            self._armed = True
+        self._look_all()
+        return future
+
+    def _look_all(self) -> None:
+        looks, self._looks = self._looks, []
+        for look, future in looks:
+            if future.done():  # cancelled
+                continue
+            try:
+                found = look()
+            except Exception as error:
+                future.set_exception(error)
+                continue
+            if found is None:
+                self._looks.append((look, future))
+            else:
+                future.set_result(found)
+
     def _on_ring(self) -> None:
         try:
             os.read(self._fd, 8)
         except BlockingIOError:
             pass
         self._armed = False
-        if self._refs:
+        if self._refs or self._looks:
             # Armed before the look: what happens after the look rings again.
             self._bridge.arm(_core.ring_seen())
             self._armed = True
             self._look()
+            self._look_all()
 
     def _look(self) -> None:
         done = _core.first_done(self._refs)
@@ -95,11 +122,22 @@ def as_asyncio_future(ref: Any) -> asyncio.Future[Any]:
         future = loop.create_future()
         _settle(future, ref)
         return future
+    return _waiter_of(loop).add(ref)
+
+
+def _waiter_of(loop: asyncio.AbstractEventLoop) -> _LoopWaiter:
     with _lock:
         waiter = _waiters.get(loop)
         if waiter is None:
             waiter = _waiters[loop] = _LoopWaiter(loop)
-    return waiter.add(ref)
+    return waiter
+
+
+def when(look: Callable[[], Any]) -> asyncio.Future[Any]:
+    """A future of the running loop for what `look()` returns once it is not None (see `_LoopWaiter.add_look`)."""
+    import asyncio
+
+    return _waiter_of(asyncio.get_running_loop()).add_look(look)
 
 
 def _await(self: Any) -> Generator[Any, None, Any]:

@@ -34,7 +34,7 @@ __all__ = [
     "RaySystemError", "RayTaskError", "RuntimeEnvSetupError", "SchedulingWarning", "SessionEndedError",
     "SessionError", "ShoalError", "TaskCancelledError", "TaskError", "TaskPlacementGroupRemoved",
     "TaskUnschedulableError", "UnpicklableCause", "UnserializableException", "UserCodeException",
-    "WorkerCrashedError", "task_error_from",
+    "VersionConflictError", "WorkerCrashedError", "WritableViewsError", "task_error_from",
 ]
 # fmt: on
 
@@ -493,6 +493,30 @@ class PicklingError(ShoalError, pickle.PicklingError, TypeError):
 class NotMutableError(ShoalError, TypeError):
     """This value cannot be put with mutable=True, as there is no array in it to change in place. Put an array
     (or a dict or dataclass of arrays), use a shared container or a Versioned, or keep it in an actor."""
+
+
+class WritableViewsError(ShoalError, BufferError):
+    """The object cannot be frozen while somebody can still write to it: `pids` are the processes that have
+    writable views of it. A view is any array that `get` returned, or one made from it (a slice, a tensor)."""
+
+    def __init__(self, pids: Sequence[int]) -> None:
+        self.pids = tuple(pids)
+        who = [f"process {pid}{' (this one)' if pid == os.getpid() else ''}" for pid in self.pids]
+        super().__init__(
+            f"cannot freeze the object: there are writable views of it in {', '.join(who)}. Drop them first: "
+            "`del` the arrays that get() returned and what was made from them, slices and tensors too"
+        )
+
+
+class VersionConflictError(ShoalError):
+    """Somebody else published meanwhile: the Versioned's newest version is `found` and not `expected`."""
+
+    def __init__(self, expected: int, found: int) -> None:
+        self.expected = expected
+        self.found = found
+        super().__init__(
+            f"version {expected} was expected, but the newest is {found}: nothing was published. Get it and try again"
+        )
 
 
 # -- the session --------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from shoal.remote_function import RemoteFunction
 
 TASK, CREATE_ACTOR, ACTOR_CALL = 0, 1, 2  # TaskKind in core/abi.h
 STREAMING, DYNAMIC, CANCELLED, RETRY_EXCEPTIONS = 1, 2, 4, 8  # TaskFlags
-ACTOR_NAMES, LOCK_NAMES = 1, 2  # NameSpace
+ACTOR_NAMES, LOCK_NAMES, VERSIONED_NAMES = 1, 2, 5  # NameSpace
 CMD_CANCEL, CMD_KILL = 2, 4  # CommandBits
 ACTOR_STATES = ("PENDING", "ALIVE", "RESTARTING", "DEAD")
 DEFAULT_RETRIES = 3
@@ -242,6 +242,27 @@ class LocalEngine(Engine):
             missing = len(refs) - len(_core.first_done(list(refs)))
             raise exceptions.GetTimeoutError(f"{missing} of {len(refs)} objects were not ready within {timeout} seconds")
         return list(values) if not isinstance(values, list) else values
+
+    def get_private(self, ref: Any, timeout: float | None) -> Any:
+        if not _core.wait([ref], 1, timeout)[0]:
+            raise exceptions.GetTimeoutError(f"{ref!r} was not ready within {timeout} seconds")
+        return _core._load_private(ref)
+
+    def new_array(self, meta: bytes, nbytes: int, zero: bool) -> Any:
+        return _core._new_array(meta, nbytes, zero)
+
+    def freeze(self, ref: Any) -> Sequence[int]:
+        return _core._freeze(ref) or ()
+
+    def versioned(self, value: Any, name: str | None) -> Any:
+        if name is None:
+            return _core._new_versioned(value)
+        ref = _core.name_get(VERSIONED_NAMES, name)
+        if ref is None:
+            ref = _core._new_versioned(value)
+            if not _core.name_set(VERSIONED_NAMES, name, ref):
+                ref = _core.name_get(VERSIONED_NAMES, name)
+        return ref
 
     def wait(self, refs: list[Any], num_returns: int, timeout: float | None) -> tuple[list[Any], list[Any]]:
         result: tuple[list[Any], list[Any]] = _core.wait(refs, num_returns, timeout)

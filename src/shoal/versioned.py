@@ -1,0 +1,155 @@
+"""Versions of a value: readers always see a complete one, and nobody waits for anybody."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shoal import _futures
+from shoal._core import ObjectRef, VersionedCell
+from shoal.engine import current
+from shoal.exceptions import VersionConflictError
+
+__all__ = ["Versioned"]
+
+_NOTHING_TO_CHANGE = (type(None), bool, int, float, complex, str, bytes, tuple, frozenset)
+
+
+class Versioned(VersionedCell):
+    """A cell in shared memory that holds the newest version of a value.
+
+    Args:
+        obj: the first version, number 0; anything that `put` takes.
+        name: every participant that asks for this name gets the same cell; the first to ask makes it, with its `obj`
+            (the others' is not looked at). A cell with a name lives until the end of the session; one without lives
+            while anybody has it.
+
+    `get()` returns the newest complete version without a copy, immutable for as long as it is held. `set(obj)` and
+    `with update() as draft:` publish the next one, in one step: readers see the old version or the new one, whole. A
+    reader never waits for a writer, nor a writer for a reader; a writer that dies half way changes nothing. A version
+    is freed when it is not the newest any more and the last reader has let go of it.
+
+    Several writers: the last to publish wins. Who wants to know uses `compare_and_set`, or `expected_version=`.
+    It can be passed to tasks and actors, and stored in objects.
+
+    >>> import numpy as np, shoal
+    >>> v = shoal.Versioned(np.zeros(3))
+    >>> old = v.get()
+    >>> with v.update() as draft:
+    ...     draft += 1
+    >>> v.get(), v.version, old
+    (array([1., 1., 1.]), 1, array([0., 0., 0.]))
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, obj: Any = None, *, name: str | None = None) -> Versioned:
+        if isinstance(obj, ObjectRef):
+            raise TypeError("Versioned() of an ObjectRef: pass the value, Versioned(shoal.get(ref))")
+        if name is not None and (not isinstance(name, str) or not name):
+            raise ValueError(f"the name of a Versioned is a non-empty string, not {name!r}")
+        made: Versioned = super().__new__(cls, current().versioned(obj, name), name)
+        return made
+
+    def set(self, obj: Any, *, expected_version: int | None = None) -> int:
+        """Publish `obj` as the next version and return its number. Costs one copy of the large buffers.
+
+        With `expected_version` it is published only if that is still the newest; otherwise VersionConflictError.
+
+        >>> import shoal
+        >>> v = shoal.Versioned("a")
+        >>> v.set("b")
+        1
+        """
+        return _published(self._publish(_value(obj), expected_version), expected_version)
+
+    def compare_and_set(self, version: int, obj: Any) -> bool:
+        """Publish `obj` if `version` is still the newest; returns whether it was.
+
+        >>> import shoal
+        >>> v = shoal.Versioned(10)
+        >>> while True:
+        ...     value, version = v.get_with_version()
+        ...     if v.compare_and_set(version, value + 1):
+        ...         break
+        >>> v.get()
+        11
+        """
+        return bool(self._publish(_value(obj), version) >= 0)
+
+    def update(self, *, expected_version: int | None = None) -> Update:
+        """`with v.update() as draft:` prepare the next version in place, and publish it at the end of the block.
+
+        `draft` is a copy of the newest version whose arrays may be written; it lies where the next version will be, so
+        publishing copies nothing more. Keys may be added and arrays replaced too; what is new is then copied. An
+        exception discards the draft. After the block the draft's arrays are the writer's own: what is written to them
+        changes the published version no more. A draft must be changed, not assigned to: for a value like a number or a
+        string there is `set` (TypeError here).
+
+        With `expected_version` the end of the block raises VersionConflictError, and publishes nothing, if that is not
+        the newest version any more. The draft is a copy of the version that is the newest at the start of the block.
+        """
+        return Update(self, expected_version)
+
+    async def wait_async(self, newer_than: int | None = None) -> int:
+        """Like `wait`, for event loops: returns the number of the newest version once it is above `newer_than`."""
+        than = self.version if newer_than is None else newer_than
+        return int(await _futures.when(lambda: self._watch(than)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (self._ref, self.name)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Versioned) and bool(self._ref == other._ref)
+
+    def __hash__(self) -> int:
+        return hash(self._ref)
+
+    def __repr__(self) -> str:
+        name = f" {self.name!r}" if self.name else ""
+        return f"<shoal.Versioned{name}>"
+
+
+def _restore(ref: ObjectRef, name: str | None) -> Versioned:
+    made: Versioned = VersionedCell.__new__(Versioned, ref, name)
+    return made
+
+
+def _value(obj: Any) -> Any:
+    if isinstance(obj, ObjectRef):
+        raise TypeError("an ObjectRef is no value for a Versioned: pass what it refers to, shoal.get(ref)")
+    return obj
+
+
+def _published(number: int, expected: int | None) -> int:
+    if number < 0:
+        raise VersionConflictError(-1 if expected is None else expected, -1 - number)
+    return number
+
+
+class Update:
+    """What `Versioned.update` returns: the context manager of one draft."""
+
+    __slots__ = ("_cell", "_draft", "_expected")
+
+    def __init__(self, cell: Versioned, expected: int | None) -> None:
+        self._cell = cell
+        self._expected = expected
+        self._draft: Any = None
+
+    def __enter__(self) -> Any:
+        if self._draft is not None:
+            raise RuntimeError("this update() has begun already: call update() again for another")
+        value, version = self._cell.get_with_version()
+        if self._expected is not None and version != self._expected:
+            raise VersionConflictError(self._expected, version)
+        if isinstance(value, _NOTHING_TO_CHANGE):
+            raise TypeError(f"update() changes a value in place, and a {type(value).__name__} cannot be changed: use set()")
+        self._draft = self._cell._draft(value)
+        return self._draft.value()
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        draft, self._draft = self._draft, None
+        if kind is not None:
+            draft.discard()
+        else:
+            _published(self._cell._publish_draft(draft, self._expected), self._expected)
