@@ -1,5 +1,8 @@
 // VersionedCell: the Python face of a Cell; shoal.Versioned is its subclass. Draft: the next version while it is made.
+#include <memory>
 #include <optional>
+#include <unordered_set>
+#include <utility>
 
 #include "bindings.h"
 
@@ -9,14 +12,29 @@ namespace {
 
 constexpr u64 META_SLACK = 512;  // a draft's pickle may grow by so much and still go into its place
 
+// What get() returned last, as a plan by which to make it once more: containers are made anew, numbers and short strings
+// are kept, and of arrays there are weak references to those behind the views that went out. So nothing here keeps a
+// version alive; the plan works for as long as somebody holds all its arrays, and saves the unpickling.
+struct Plan {
+  enum Kind { VALUE, ARRAY, DICT, LIST, TUPLE } kind = VALUE;
+  PyObject* object = nullptr;  // VALUE: itself; ARRAY: a weak reference
+  std::vector<Plan> parts;     // DICT: key, value, key, value, ...
+  Plan() = default;
+  Plan(Plan&& o) noexcept : kind(o.kind), object(std::exchange(o.object, nullptr)), parts(std::move(o.parts)) {}
+  ~Plan() { Py_XDECREF(object); }
+};
+constexpr size_t PLAN_PARTS = 512;
+constexpr Py_ssize_t PLAN_TEXT = 1024;
+
 struct Versioned {
   PyObject_HEAD
   PyObject* ref;   // keeps the cell alive
   PyObject* name;
-  PyObject* last;  // weak reference to the array behind the views that get() returned last, if the value is just an array
+  std::shared_ptr<Plan> plan;  // of version `seen_version`, or none
   Cell* cell;
   Handle seen;     // the object of version `seen_version`; valid while this process holds it
   u64 seen_version;
+  u32 loads;       // of that version, see worth_a_plan()
 };
 struct Draft {
   PyObject_HEAD
@@ -28,6 +46,7 @@ struct Draft {
 };
 PyTypeObject *VersionedType, *DraftType;
 PyTypeObject* ndarray = nullptr;  // once NumPy has been seen
+PyObject* view_name;
 
 bool live(Versioned* v) {
   Handle h;
@@ -45,6 +64,7 @@ Handle newest(Versioned* v, u64* version) {
     return v->seen;
   }
   v->seen = C.cell_acquire(v->cell, version);
+  if (v->seen_version != *version) v->loads = 0;
   v->seen_version = *version;
   return v->seen;
 }
@@ -60,19 +80,101 @@ PyObject* weak_target(PyObject* weak) {  // new reference, or nullptr without an
 #endif
 }
 
-PyObject* get_newest(Versioned* v, u64* version) {
-  if (!live(v)) return nullptr;
-  static PyObject* view = PyUnicode_InternFromString("view");
-  if (v->last && v->cell->version.load(std::memory_order_acquire) == v->seen_version) {
-    // Somebody still has a view of this version: another one is cheaper than loading it again.
-    if (PyObject* array = weak_target(v->last)) {
-      *version = v->seen_version;
-      PyObject* value = PyObject_CallMethodNoArgs(array, view);
-      Py_DECREF(array);
-      return value;
+// The plan for `value`, and the value itself with views in the place of its arrays. nullptr: there can be none (an
+// exception may be set; `value` is as good as before).
+PyObject* make_plan(PyObject* value, Plan& plan, std::unordered_set<PyObject*>& seen) {
+  PyTypeObject* type = Py_TYPE(value);
+  bool text = (type == &PyUnicode_Type && PyUnicode_GET_LENGTH(value) <= PLAN_TEXT) ||
+              (type == &PyBytes_Type && PyBytes_GET_SIZE(value) <= PLAN_TEXT);
+  if (value == Py_None || type == &PyBool_Type || type == &PyLong_Type || type == &PyFloat_Type || text) {
+    plan.object = Py_NewRef(value);
+    return Py_NewRef(value);
+  }
+  // What occurs twice would come out as two things.
+  if (!seen.insert(value).second || seen.size() > PLAN_PARTS) return nullptr;
+  if (!ndarray && !std::strcmp(type->tp_name, "numpy.ndarray")) ndarray = reinterpret_cast<PyTypeObject*>(Py_NewRef((PyObject*)type));
+  if (type == ndarray) {
+    plan.kind = Plan::ARRAY;
+    plan.object = PyWeakref_NewRef(value, nullptr);
+    return plan.object ? PyObject_CallMethodNoArgs(value, view_name) : nullptr;
+  }
+  PyObject* copy = nullptr;
+  if (type == &PyDict_Type) {
+    plan.kind = Plan::DICT;
+    copy = PyDict_New();
+    PyObject *key, *part;
+    for (Py_ssize_t at = 0; copy && PyDict_Next(value, &at, &key, &part);) {
+      Plan k, p;
+      bool plain = PyUnicode_CheckExact(key) || PyLong_CheckExact(key);
+      PyObject* made = plain ? make_plan(part, p, seen) : nullptr;
+      k.object = Py_NewRef(key);
+      plan.parts.push_back(std::move(k));
+      plan.parts.push_back(std::move(p));
+      if (!made || PyDict_SetItem(copy, key, made) < 0) Py_CLEAR(copy);
+      Py_XDECREF(made);
+    }
+  } else if (type == &PyList_Type || type == &PyTuple_Type) {
+    plan.kind = type == &PyList_Type ? Plan::LIST : Plan::TUPLE;
+    Py_ssize_t n = PySequence_Fast_GET_SIZE(value);
+    copy = type == &PyList_Type ? PyList_New(n) : PyTuple_New(n);
+    for (Py_ssize_t i = 0; copy && i < n; i++) {
+      Plan p;
+      PyObject* made = make_plan(PySequence_Fast_GET_ITEM(value, i), p, seen);
+      plan.parts.push_back(std::move(p));
+      if (!made) Py_CLEAR(copy);
+      else if (type == &PyList_Type) PyList_SET_ITEM(copy, i, made);
+      else PyTuple_SET_ITEM(copy, i, made);
     }
   }
-  Py_CLEAR(v->last);
+  return copy;
+}
+
+// nullptr: some array is gone (or an exception is set).
+PyObject* follow(const Plan& plan) {
+  PyObject* out = nullptr;
+  switch (plan.kind) {
+    case Plan::VALUE: return Py_NewRef(plan.object);
+    case Plan::ARRAY: {
+      PyObject* array = weak_target(plan.object);
+      if (array) out = PyObject_CallMethodNoArgs(array, view_name);
+      Py_XDECREF(array);
+      return out;
+    }
+    case Plan::DICT:
+      out = PyDict_New();
+      for (size_t i = 0; out && i < plan.parts.size(); i += 2) {
+        PyObject* part = follow(plan.parts[i + 1]);
+        if (!part || PyDict_SetItem(out, plan.parts[i].object, part) < 0) Py_CLEAR(out);
+        Py_XDECREF(part);
+      }
+      return out;
+    default: {
+      bool list = plan.kind == Plan::LIST;
+      out = list ? PyList_New(Py_ssize_t(plan.parts.size())) : PyTuple_New(Py_ssize_t(plan.parts.size()));
+      for (size_t i = 0; out && i < plan.parts.size(); i++) {
+        PyObject* part = follow(plan.parts[i]);
+        if (!part) Py_CLEAR(out);
+        else if (list) PyList_SET_ITEM(out, Py_ssize_t(i), part);
+        else PyTuple_SET_ITEM(out, Py_ssize_t(i), part);
+      }
+      return out;
+    }
+  }
+}
+
+// A plan costs about as much as it saves once, and is lost when the arrays are dropped: it is made at the second load of
+// a version, and now and then again.
+bool worth_a_plan(u32 loads) { return loads < 64 ? loads > 1 && !(loads & (loads - 1)) : loads % 64 == 0; }
+
+PyObject* get_newest(Versioned* v, u64* version) {
+  if (!live(v)) return nullptr;
+  if (v->plan && v->cell->version.load(std::memory_order_acquire) == v->seen_version) {
+    std::shared_ptr<Plan> plan = v->plan;  // what follows may run other code, which may get() a newer version
+    *version = v->seen_version;
+    if (PyObject* value = follow(*plan)) return value;
+    if (PyErr_Occurred()) return nullptr;
+  }
+  v->plan.reset();
   Handle h = guarded([&] { return newest(v, version); }, Handle(0));
   if (!h) return nullptr;
   u32 epoch = S.epoch;
@@ -83,14 +185,14 @@ PyObject* get_newest(Versioned* v, u64* version) {
     } catch (const Error&) {
     }
   }
-  if (value && v->seen == h) {
-    if (!ndarray && !std::strcmp(Py_TYPE(value)->tp_name, "numpy.ndarray"))
-      ndarray = reinterpret_cast<PyTypeObject*>(Py_NewRef((PyObject*)Py_TYPE(value)));
-    if (Py_TYPE(value) == ndarray && C.payload(h)->nbuffers) {
-      PyObject* array = value;
-      v->last = PyWeakref_NewRef(array, nullptr);
-      value = v->last ? PyObject_CallMethodNoArgs(array, view) : nullptr;
-      Py_DECREF(array);
+  if (value && v->seen == h && v->seen_version == *version && worth_a_plan(++v->loads)) {
+    auto plan = std::make_shared<Plan>();
+    std::unordered_set<PyObject*> seen;
+    PyObject* views = make_plan(value, *plan, seen);
+    if (!views && PyErr_Occurred()) PyErr_Clear();
+    if (views) {
+      Py_SETREF(value, views);
+      if (v->seen == h && v->seen_version == *version) v->plan = std::move(plan);
     }
   }
   return value;
@@ -106,6 +208,7 @@ PyObject* make(PyTypeObject* type, PyObject* args, PyObject*) {
   v->ref = Py_NewRef(ref);
   v->name = Py_NewRef(name);
   v->cell = C.cell(h);
+  new (&v->plan) std::shared_ptr<Plan>();
   return reinterpret_cast<PyObject*>(v);
 }
 
@@ -113,7 +216,7 @@ void dealloc(PyObject* self) {
   auto* v = reinterpret_cast<Versioned*>(self);
   Py_XDECREF(v->ref);
   Py_XDECREF(v->name);
-  Py_XDECREF(v->last);
+  v->plan.~shared_ptr();
   PyTypeObject* type = Py_TYPE(self);
   type->tp_free(self);
   Py_DECREF(type);
@@ -440,7 +543,8 @@ PyMethodDef functions[] = {
 bool ready_versioned(PyObject* module) {
   VersionedType = reinterpret_cast<PyTypeObject*>(PyType_FromSpec(&spec));
   DraftType = reinterpret_cast<PyTypeObject*>(PyType_FromSpec(&draft_spec));
-  return VersionedType && DraftType && PyModule_AddFunctions(module, functions) == 0 &&
+  view_name = PyUnicode_InternFromString("view");
+  return VersionedType && DraftType && view_name && PyModule_AddFunctions(module, functions) == 0 &&
          PyModule_AddObjectRef(module, "VersionedCell", (PyObject*)VersionedType) == 0;
 }
 
