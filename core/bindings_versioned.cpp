@@ -397,6 +397,8 @@ void end_draft(Draft* d) {
   d->handle = 0;
   if (!h || !S.attached || d->epoch != S.epoch || C.forked) return;
   try {
+    // Whoever still has an array of it keeps it alive: then it is an object like any other, which nobody else knows.
+    if (C.entry(h).state.load() == ENTRY_CREATING) C.publish(h, false);
     C.release(h);
   } catch (const Error&) {
   }
@@ -445,7 +447,7 @@ PyObject* py_publish_draft(PyObject* self, PyObject* const* args, Py_ssize_t n) 
   if (!close_draft(d)) return nullptr;
   Collector c;
   PyObject* pair = PyObject_CallOneArg(S.serialize, d->value);
-  if (!pair) return nullptr;
+  if (!pair) return end_draft(d), nullptr;
   PyObject* r = nullptr;
   if (settle_in_place(d, PyTuple_GET_ITEM(pair, 0), PyTuple_GET_ITEM(pair, 1), c)) {
     C.publish(d->handle, false);

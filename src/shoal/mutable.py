@@ -133,20 +133,30 @@ def freeze(ref: ObjectRef) -> ObjectRef:
 # -- get(ref, private=True) and the drafts of a Versioned --------------------------------------------------------------
 
 
-def _writable_ndarray(shape: Any, dtype: Any = float, buffer: Any = None, *rest: Any) -> Any:
-    import numpy
+class _MakesWritable(type):
+    def __call__(cls, shape: Any, dtype: Any = float, buffer: Any = None, *rest: Any) -> Any:
+        import numpy
 
-    if type(buffer) is bytes:  # a small array, whose data lies in the pickle itself
-        buffer = bytearray(buffer)
-    elif type(buffer) is memoryview:  # pickled from a read-only array; what is behind the view may be written
-        buffer = buffer.obj
-    return numpy.ndarray(shape, dtype, buffer, *rest)
+        if type(buffer) is bytes:  # a small array, whose data lies in the pickle itself
+            buffer = bytearray(buffer)
+        elif type(buffer) is memoryview:  # pickled from a read-only array; what is behind the view may be written
+            buffer = buffer.obj
+        return numpy.ndarray(shape, dtype, buffer, *rest)
+
+    def __getattr__(cls, name: str) -> Any:
+        import numpy
+
+        return getattr(numpy.ndarray, name)
+
+
+class _WritableArray(metaclass=_MakesWritable):
+    """In the place of `numpy.ndarray` while a pickle is read: the arrays it makes can be written."""
 
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module == "numpy" and name == "ndarray":
-            return _writable_ndarray
+            return _WritableArray
         return super().find_class(module, name)
 
 
