@@ -81,12 +81,9 @@ class TaskError(ShoalError):
     Args:
         function_name: the task's or method's name.
         traceback_str: the remote traceback as text, ending with the exception line.
-        cause: the exception itself; for a TaskError, that one's cause is taken.
+        cause: the exception itself (else TypeError); for a TaskError, that one's cause is taken.
         proctitle, pid, ip: the process it happened in, as far as known.
         actor_repr, actor_id: the actor it happened in, if any (the id in hex, or as bytes).
-
-    Raises:
-        TypeError: `cause` is not an exception.
 
     >>> error = TaskError("parse", "Traceback ...", KeyError("width"), pid=7).as_instanceof_cause()
     >>> isinstance(error, KeyError), isinstance(error, TaskError), error.args
@@ -496,27 +493,13 @@ class NotMutableError(ShoalError, TypeError):
 
 
 class WritableViewsError(ShoalError, BufferError):
-    """The object cannot be frozen while somebody can still write to it: `pids` are the processes that have
-    writable views of it. A view is any array that `get` returned, or one made from it (a slice, a tensor)."""
-
-    def __init__(self, pids: Sequence[int]) -> None:
-        self.pids = tuple(pids)
-        who = [f"process {pid}{' (this one)' if pid == os.getpid() else ''}" for pid in self.pids]
-        super().__init__(
-            f"cannot freeze the object: there are writable views of it in {', '.join(who)}. Drop them first: "
-            "`del` the arrays that get() returned and what was made from them, slices and tensors too"
-        )
+    """The object cannot be frozen: the processes in `pids` have arrays through which they can still write to it."""
+    pids: tuple[int, ...] = ()
 
 
 class VersionConflictError(ShoalError):
     """Somebody else published meanwhile: the Versioned's newest version is `found` and not `expected`."""
-
-    def __init__(self, expected: int, found: int) -> None:
-        self.expected = expected
-        self.found = found
-        super().__init__(
-            f"version {expected} was expected, but the newest is {found}: nothing was published. Get it and try again"
-        )
+    expected = found = -1
 
 
 # -- the session --------------------------------------------------------------------------------------------

@@ -119,14 +119,20 @@ def freeze(ref: ObjectRef) -> ObjectRef:
     array([ 0,  1,  4,  9, 16])
     """
     if not isinstance(ref, ObjectRef):
-        raise TypeError(f"freeze() takes the ObjectRef of a mutable object, not {ref!r} ({type(ref).__name__})")
+        raise TypeError(f"freeze() takes the ObjectRef of a mutable object, not {ref!r}")
     engine = current()
     pids = engine.freeze(ref)
     if os.getpid() in pids:  # perhaps only garbage: a view in a cycle of references
         gc.collect()
         pids = engine.freeze(ref)
     if pids:
-        raise WritableViewsError(pids)
+        who = ", ".join(f"process {pid}{' (this one)' if pid == os.getpid() else ''}" for pid in pids)
+        error = WritableViewsError(
+            f"cannot freeze the object: there are writable views of it in {who}. Drop them first: `del` the arrays that "
+            "get() returned and what was made from them, slices and tensors too"
+        )
+        error.pids = tuple(pids)
+        raise error
     return ref
 
 
@@ -139,7 +145,7 @@ class _MakesWritable(type):
 
         if type(buffer) is bytes:  # a small array, whose data lies in the pickle itself
             buffer = bytearray(buffer)
-        elif type(buffer) is memoryview:  # pickled from a read-only array; what is behind the view may be written
+        elif type(buffer) is memoryview:  # from a read-only array; what is behind the view may be written
             buffer = buffer.obj
         return numpy.ndarray(shape, dtype, buffer, *rest)
 

@@ -122,8 +122,16 @@ def _value(obj: Any) -> Any:
 
 def _published(number: int, expected: int | None) -> int:
     if number < 0:
-        raise VersionConflictError(-1 if expected is None else expected, -1 - number)
+        raise _conflict(-1 if expected is None else expected, -1 - number)
     return number
+
+
+def _conflict(expected: int, found: int) -> VersionConflictError:
+    error = VersionConflictError(
+        f"version {expected} was expected, but the newest is {found}: nothing was published. Get it and try again"
+    )
+    error.expected, error.found = expected, found
+    return error
 
 
 class Update:
@@ -141,9 +149,11 @@ class Update:
             raise RuntimeError("this update() has begun already: call update() again for another")
         value, version = self._cell.get_with_version()
         if self._expected is not None and version != self._expected:
-            raise VersionConflictError(self._expected, version)
+            raise _conflict(self._expected, version)
         if isinstance(value, _NOTHING_TO_CHANGE):
-            raise TypeError(f"update() changes a value in place, and a {type(value).__name__} cannot be changed: use set()")
+            raise TypeError(
+                f"update() changes a value in place, and a {type(value).__name__} cannot be changed: use set()"
+            )
         self._draft = self._cell._draft(value)
         return self._draft.value()
 

@@ -22,7 +22,9 @@ def anonymous_kb():
 
 
 @pytest.mark.parametrize("shape", [5, (3,), (2, 3), (), (0,), (4, 0, 2), [2, 2], np.int64(7), (300, 300)])
-@pytest.mark.parametrize("dtype", [float, "int8", "c16", "?", "U5", "M8[ns]", [("a", "i4"), ("b", "f8", (2,))]])
+@pytest.mark.parametrize(
+    "dtype", [float, "int8", "c16", "?", "U5", "M8[ns]", [("a", "i4"), ("b", "f8", (2,))]]
+)
 def test_shape_and_dtype_are_those_of_numpy(shape, dtype):
     want = np.zeros(shape, dtype)
     array = shoal.get(shoal.zeros(shape, dtype))
@@ -60,7 +62,14 @@ def test_empty_leaves_the_memory_as_it_was():
 def test_there_is_no_private_copy():
     shoal.get(shoal.zeros(10))
     before = anonymous_kb()
-    refs = [make() for make in (lambda: shoal.zeros(4 << 20), lambda: shoal.empty(4 << 20), lambda: shoal.full(4 << 20, 1.5))]
+    refs = [
+        make()
+        for make in (
+            lambda: shoal.zeros(4 << 20),
+            lambda: shoal.empty(4 << 20),
+            lambda: shoal.full(4 << 20, 1.5),
+        )
+    ]
     assert len(refs) * (32 << 20) == sum(shoal.get(ref).nbytes for ref in refs)
     assert anonymous_kb() - before < 8 << 10
 

@@ -17,7 +17,10 @@ def test_the_four_steps_in_the_driver():
         array += 1
     again = shoal.get(ref)
     assert again[0, 0] == 256 and again[1, 1] == 1
-    assert np.shares_memory(array, again) or array.__array_interface__["data"] == again.__array_interface__["data"]
+    assert (
+        np.shares_memory(array, again)
+        or array.__array_interface__["data"] == again.__array_interface__["data"]
+    )
     assert image[0, 0] == 0
 
 

@@ -81,7 +81,9 @@ def test_an_own_view_prevents_it():
     assert shoal.get(ref)[0] == 1
 
 
-@pytest.mark.parametrize("derive", [lambda a: a[2:5], lambda a: a.reshape(2, 50).T, memoryview, lambda a: iter([a])])
+@pytest.mark.parametrize(
+    "derive", [lambda a: a[2:5], lambda a: a.reshape(2, 50).T, memoryview, lambda a: iter([a])]
+)
 def test_what_was_made_from_a_view_prevents_it_too(derive):
     ref = shoal.zeros(100)
     derived = derive(shoal.get(ref))
@@ -200,7 +202,7 @@ def test_of_many_who_look_and_write_none_writes_after_the_freeze():
     until(lambda: int(shoal.get(ref)[0]) > 100)
     until(lambda: frozen(ref))
     after = int(shoal.get(ref)[0])
-    assert all(shoal.get(calls))
+    assert sum(shoal.get(calls)) > 100
     assert int(shoal.get(ref)[0]) == after
 
 

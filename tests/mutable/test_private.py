@@ -73,7 +73,14 @@ def test_nested_values_small_arrays_and_read_only_ones():
     frozen.flags.writeable = False
     table = np.zeros(500, [("x", "f8"), ("n", "i4")])
     fortran = np.asfortranarray(np.ones((100, 40)))
-    ref = shoal.put({"m": Model(frozen, np.arange(3.0), ["a"]), "t": (table, fortran), "n": 5, "s": table[:3].view(np.recarray)})
+    ref = shoal.put(
+        {
+            "m": Model(frozen, np.arange(3.0), ["a"]),
+            "t": (table, fortran),
+            "n": 5,
+            "s": table[:3].view(np.recarray),
+        }
+    )
     value = shoal.get(ref, private=True)
     arrays = [value["m"].weights, value["m"].bias, *value["t"], value["s"]]
     for array in arrays:

@@ -22,7 +22,9 @@ def test_the_first_value_is_version_0():
     assert Versioned().get() is None
 
 
-@pytest.mark.parametrize("value", [None, True, 5, 2**100, 1.5, "x", b"y" * 5000, (1, 2), [1, [2]], {"k": {"n": (1,)}}, {1, 2}])
+@pytest.mark.parametrize(
+    "value", [None, True, 5, 2**100, 1.5, "x", b"y" * 5000, (1, 2), [1, [2]], {"k": {"n": (1,)}}, {1, 2}]
+)
 def test_any_value_goes_in_and_comes_out(value):
     v = Versioned(0)
     assert v.set(value) == 1

@@ -132,7 +132,7 @@ def test_instances_and_references():
 
     ref = shoal.put("data")
     v = Versioned(Model(np.zeros(2000), [ref]))
-    for n in range(3):
+    for _ in range(3):
         with v.update() as model:
             model.weights += 1
         assert shoal.get(v.get().data[0]) == "data"
