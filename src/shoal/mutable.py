@@ -21,15 +21,15 @@ __all__ = ["empty", "freeze", "full", "zeros"]
 def empty(shape: int | Sequence[int], dtype: Any = float) -> ObjectRef:
     """A mutable array in shared memory, not initialized, without a private copy first; returns its ObjectRef.
 
-    `get(ref)` is the array. A reference comes back and not the array because the reference is what tasks, `lock`
-    and `freeze` take, and because an array keeps the object from being frozen for as long as it lives.
+    `get(ref)` is the array. A reference comes back and not the array because the reference is what tasks,
+    `lock` and `freeze` take, and because an array keeps the object from being frozen for as long as it lives.
 
     Args:
         shape: an integer or a sequence of them, as for `numpy.empty`.
         dtype: any NumPy dtype without Python objects.
 
-    The contents are whatever the memory held before; it is made available but not touched.
-    Raises NotMutableError for a dtype with Python objects in it, ObjectStoreFullError, ValueError for a bad shape.
+    The contents are whatever the memory held before; it is made available but not touched. Raises
+    NotMutableError for a dtype with Python objects in it, ObjectStoreFullError, ValueError for a bad shape.
 
     >>> import shoal
     >>> ref = shoal.empty((2, 3), "int32")
@@ -52,8 +52,10 @@ def zeros(shape: int | Sequence[int], dtype: Any = float) -> ObjectRef:
 
 
 def full(shape: int | Sequence[int], fill_value: Any, dtype: Any = None) -> ObjectRef:
-    """A mutable array filled with `fill_value` (which may be anything that broadcasts to `shape`), made directly in
-    shared memory; returns its ObjectRef (see `empty`). Without `dtype` it is that of `fill_value`.
+    """A mutable array filled with `fill_value`, made directly in shared memory.
+
+    Returns its ObjectRef (see `empty`). `fill_value` may be anything that broadcasts to `shape`. Without
+    `dtype` it is that of `fill_value`.
 
     >>> import shoal
     >>> shoal.get(shoal.full((2, 2), 7))
@@ -73,8 +75,8 @@ def _new(shape: int | Sequence[int], dtype: Any, zero: bool) -> ObjectRef:
     kind = numpy.dtype(dtype)
     if kind.hasobject or kind.itemsize == 0:
         raise NotMutableError(
-            f"an array of dtype {kind} cannot be made in shared memory: its elements are not just bytes of a known size. "
-            "Use a dtype without Python objects, or put() the array"
+            f"an array of dtype {kind} cannot be made in shared memory: its elements are not bytes of a known "
+            "size. Use a dtype without Python objects, or put() the array"
         )
     template = numpy.lib.stride_tricks.as_strided(numpy.empty(1, kind), _dimensions(shape), writeable=False)
     meta = serialization._dumps_call(numpy.ndarray, template.shape, kind, serialization._placeholder())
@@ -85,6 +87,7 @@ def _new(shape: int | Sequence[int], dtype: Any, zero: bool) -> ObjectRef:
 def _dimensions(shape: Any) -> tuple[int, ...]:
     import operator
 
+    dimensions: tuple[int, ...]
     try:
         dimensions = (operator.index(shape),)
     except TypeError:
@@ -97,14 +100,15 @@ def _dimensions(shape: Any) -> tuple[int, ...]:
 def freeze(ref: ObjectRef) -> ObjectRef:
     """Make a mutable object immutable, without a copy; returns the same reference.
 
-    Afterwards `get` returns read-only views, everywhere and for good, and `lock(ref)` raises NotMutableError. It works
-    once nobody can write to the object any more: while a writable view is alive in any process (an array that `get`
-    returned, a slice of it, a tensor over it), it raises WritableViewsError with the processes that have one in `pids`.
-    References do no harm. A frozen object may be frozen again. Raises NotMutableError for other objects.
-    (A process made by a plain fork() is no participant: views that it inherited are not seen.)
+    Afterwards `get` returns read-only views, everywhere and for good, and `lock(ref)` raises NotMutableError.
+    It works once nobody can write to the object any more: while a writable view is alive in any process (an
+    array that `get` returned, a slice of it, a tensor over it), it raises WritableViewsError with the
+    processes that have one in `pids`. References do no harm. A frozen object may be frozen again. Raises
+    NotMutableError for other objects. (A process made by a plain fork() is no participant: views that it
+    inherited are not seen.)
 
-    So a task can build a large result in place and return it for nothing. What comes back is a reference to the
-    reference, as in Ray, so get twice:
+    So a task can build a large result in place and return it for nothing. What comes back is a reference to
+    the reference, as in Ray, so get twice:
 
     >>> import shoal
     >>> @shoal.remote
@@ -128,15 +132,15 @@ def freeze(ref: ObjectRef) -> ObjectRef:
     if pids:
         who = ", ".join(f"process {pid}{' (this one)' if pid == os.getpid() else ''}" for pid in pids)
         error = WritableViewsError(
-            f"cannot freeze the object: there are writable views of it in {who}. Drop them first: `del` the arrays that "
-            "get() returned and what was made from them, slices and tensors too"
+            f"cannot freeze the object: there are writable views of it in {who}. Drop them first: `del` the "
+            "arrays that get() returned and what was made from them, slices and tensors too"
         )
         error.pids = tuple(pids)
         raise error
     return ref
 
 
-# -- get(ref, private=True) and the drafts of a Versioned --------------------------------------------------------------
+# -- get(ref, private=True) and the drafts of a Versioned ---------------------------------------------------
 
 
 class _MakesWritable(type):
@@ -167,7 +171,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def deserialize_private(meta: Any, buffers: Sequence[Any]) -> Any:
-    """`serialization.deserialize` over writable buffers, so that every NumPy array can be written, small ones too."""
+    """`serialization.deserialize` over writable buffers: every NumPy array can be written, small ones too."""
     if "numpy" not in sys.modules:
         import numpy  # noqa: F401
     return _Unpickler(io.BytesIO(meta), buffers=buffers).load()

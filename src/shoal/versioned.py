@@ -19,17 +19,18 @@ class Versioned(VersionedCell):
 
     Args:
         obj: the first version, number 0; anything that `put` takes.
-        name: every participant that asks for this name gets the same cell; the first to ask makes it, with its `obj`
-            (the others' is not looked at). A cell with a name lives until the end of the session; one without lives
-            while anybody has it.
+        name: every participant that asks for this name gets the same cell; the first to ask makes it, with its
+            `obj` (the others' is not looked at). A cell with a name lives until the end of the session; one
+            without lives while anybody has it.
 
-    `get()` returns the newest complete version without a copy, immutable for as long as it is held. `set(obj)` and
-    `with update() as draft:` publish the next one, in one step: readers see the old version or the new one, whole. A
-    reader never waits for a writer, nor a writer for a reader; a writer that dies half way changes nothing. A version
-    is freed when it is not the newest any more and the last reader has let go of it.
+    `get()` returns the newest complete version without a copy, immutable for as long as it is held.
+    `set(obj)` and `with update() as draft:` publish the next one, in one step: readers see the old version or
+    the new one, whole. A reader never waits for a writer, nor a writer for a reader; a writer that dies half
+    way changes nothing. A version is freed when it is not the newest any more and the last reader has let go
+    of it.
 
-    Several writers: the last to publish wins. Who wants to know uses `compare_and_set`, or `expected_version=`.
-    It can be passed to tasks and actors, and stored in objects.
+    Several writers: the last to publish wins. Who wants to know uses `compare_and_set`, or
+    `expected_version=`. It can be passed to tasks and actors, and stored in objects.
 
     >>> import numpy as np, shoal
     >>> v = shoal.Versioned(np.zeros(3))
@@ -53,7 +54,8 @@ class Versioned(VersionedCell):
     def set(self, obj: Any, *, expected_version: int | None = None) -> int:
         """Publish `obj` as the next version and return its number. Costs one copy of the large buffers.
 
-        With `expected_version` it is published only if that is still the newest; otherwise VersionConflictError.
+        With `expected_version` it is published only if that is still the newest; otherwise
+        VersionConflictError.
 
         >>> import shoal
         >>> v = shoal.Versioned("a")
@@ -77,21 +79,23 @@ class Versioned(VersionedCell):
         return bool(self._publish(_value(obj), version) >= 0)
 
     def update(self, *, expected_version: int | None = None) -> Update:
-        """`with v.update() as draft:` prepare the next version in place, and publish it at the end of the block.
+        """`with v.update() as draft:` prepare the next version in place, and publish it at the end of the
+        block.
 
-        `draft` is a copy of the newest version whose arrays may be written; it lies where the next version will be, so
-        publishing copies nothing more. Keys may be added and arrays replaced too; what is new is then copied. An
-        exception discards the draft. After the block the draft's arrays are the writer's own: what is written to them
-        changes the published version no more. A draft must be changed, not assigned to: for a value like a number or a
-        string there is `set` (TypeError here).
+        `draft` is a copy of the newest version whose arrays may be written; it lies where the next version
+        will be, so publishing copies nothing more. Keys may be added and arrays replaced too; what is new is
+        then copied. An exception discards the draft. After the block the draft's arrays are the writer's own:
+        what is written to them changes the published version no more. A draft must be changed, not assigned
+        to: for a value like a number or a string there is `set` (TypeError here).
 
-        With `expected_version` the end of the block raises VersionConflictError, and publishes nothing, if that is not
-        the newest version any more. The draft is a copy of the version that is the newest at the start of the block.
+        With `expected_version` the end of the block raises VersionConflictError, and publishes nothing, if
+        that is not the newest version any more. The draft is a copy of the version that is the newest at the
+        start of the block.
         """
         return Update(self, expected_version)
 
     async def wait_async(self, newer_than: int | None = None) -> int:
-        """Like `wait`, for event loops: returns the number of the newest version once it is above `newer_than`."""
+        """Like `wait`, for event loops: the number of the newest version, once it is above `newer_than`."""
         than = self.version if newer_than is None else newer_than
         return int(await _futures.when(lambda: self._watch(than)))
 
@@ -128,7 +132,8 @@ def _published(number: int, expected: int | None) -> int:
 
 def _conflict(expected: int, found: int) -> VersionConflictError:
     error = VersionConflictError(
-        f"version {expected} was expected, but the newest is {found}: nothing was published. Get it and try again"
+        f"version {expected} was expected, but the newest is {found}: nothing was published. "
+        "Get it and try again"
     )
     error.expected, error.found = expected, found
     return error
@@ -152,7 +157,7 @@ class Update:
             raise _conflict(self._expected, version)
         if isinstance(value, _NOTHING_TO_CHANGE):
             raise TypeError(
-                f"update() changes a value in place, and a {type(value).__name__} cannot be changed: use set()"
+                f"update() changes a value in place, and a {type(value).__name__} cannot be: use set()"
             )
         self._draft = self._cell._draft(value)
         return self._draft.value()

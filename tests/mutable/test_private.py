@@ -1,4 +1,4 @@
-"""get(ref, private=True): writable arrays of one's own over immutable memory, copied page by page when written."""
+"""get(ref, private=True): writable arrays of one's own over immutable memory, copied as it is written."""
 
 import ctypes
 import dataclasses
