@@ -75,7 +75,7 @@ def _new(shape: int | Sequence[int], dtype: Any, zero: bool) -> ObjectRef:
     kind = numpy.dtype(dtype)
     if kind.hasobject or kind.itemsize == 0:
         raise NotMutableError(
-            f"an array of dtype {kind} cannot be made in shared memory: its elements are not bytes of a known "
+            f"an array of dtype {kind} cannot be made in shared memory: its elements are not bytes of known "
             "size. Use a dtype without Python objects, or put() the array"
         )
     template = numpy.lib.stride_tricks.as_strided(numpy.empty(1, kind), _dimensions(shape), writeable=False)

@@ -19,7 +19,7 @@ class Versioned(VersionedCell):
 
     Args:
         obj: the first version, number 0; anything that `put` takes.
-        name: every participant that asks for this name gets the same cell; the first to ask makes it, with its
+        name: every participant that asks for this name gets the same cell; the first to ask makes it with its
             `obj` (the others' is not looked at). A cell with a name lives until the end of the session; one
             without lives while anybody has it.
 
