@@ -35,6 +35,7 @@ static u32 bin_of(u64 npages) { return std::min(NUM_BINS - 1, 63 - u32(__builtin
 static u32 seconds() { return u32(now_ns() / 1000000000ull); }
 constexpr u32 ENTRY_BATCH = 128, ENTRY_LIMIT = 512;
 constexpr u64 TRIM_PAGES = (64ull << 20) / PAGE;  // idle memory that is worth waking the supervisor for
+constexpr u32 TRIM_STEP = (4 << 20) / PAGE;       // pages given back at a time
 constexpr u64 LONG_CALL = 1 << 20;
 constexpr u64 POPULATE_FROM = 256 << 10;          // larger blocks get their page tables filled in one call
 
@@ -168,32 +169,44 @@ void Client::commit_block(Offset block, u64 size, bool let_go) {
   p.warmth = 0;
 }
 
+// The run stays free all the while: taken away, it could be just what somebody needs. So the lock is held while pages
+// are given back, a piece at a time.
 u64 Client::trim(u32 older_than_s) {
   Heap& heap = h->heap;
   u64 given = 0;
   u32 now = seconds();
   for (;;) {
-    u32 found = 0;
+    u32 found = 0, len = 0, freed_at = 0;
     {
       Tx tx(*this);
       tx.lock(heap.lock);
       for (u32 b = 0; b < NUM_BINS && !found; b++)
         for (u32 p = heap.bins[b]; p && !found; p = pages[p].next)
           if (pages[p].warmth & WARM_SOME && now - pages[p].freed_at >= older_than_s) found = p;
-      if (found) {
-        unlink_run(tx, found);
-        mark_run(tx, found, pages[found].len, PAGE_RUN, COLD_SOME);
-        tx.set(heap.used, heap.used.load(std::memory_order_relaxed) + pages[found].len);
+      if (!found) return given;
+      len = pages[found].len;
+      freed_at = pages[found].freed_at;
+      tx.set(pages[found].warmth, u8(COLD_SOME | WARM_SOME));
+      tx.commit();
+    }
+    for (u32 done = 0; done < len;) {
+      Tx tx(*this);
+      tx.lock(heap.lock);
+      // The descriptions of pages inside a run are stale: only the list says that the run still is one.
+      u32 listed = heap.bins[bin_of(len)];
+      while (listed && listed != found) listed = pages[listed].next;
+      PageInfo& p = pages[found];
+      if (!listed || p.len != len || p.freed_at != freed_at) break;  // it is in use, or joined with others
+      u32 n = std::min(TRIM_STEP, len - done);
+      if (fallocate(memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off_t(page_offset(found + done)), off_t(n * PAGE)) == 0)
+        given += n * PAGE;
+      done += n;
+      if (done == len) {
+        tx.set(p.warmth, u8(COLD_SOME));
+        tx.set(heap.warm_free, heap.warm_free.load(std::memory_order_relaxed) - len);
       }
       tx.commit();
     }
-    if (!found) return given;
-    u64 size = u64(pages[found].len) * PAGE;
-    if (fallocate(memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off_t(page_offset(found)), off_t(size)) == 0) given += size;
-    Tx tx(*this);
-    tx.lock(heap.lock);
-    free_run(tx, found, COLD_SOME);
-    tx.commit();
   }
 }
 

@@ -698,10 +698,10 @@ void Peer::one(ClientOp op) {
   }
 }
 
-void Peer::client(u64 ops) {
+void Peer::client(u64& ops) {
   u32 all = 0;
   for (u32 w : theme_.weights) all += w;
-  for (u64 i = 0; i < ops && !board->stop.load(std::memory_order_relaxed); i++) {
+  for (; ops && !board->stop.load(std::memory_order_relaxed); ops--) {
     u32 pick = rnd.below(all), op = 0;
     while (pick >= theme_.weights[op]) pick -= theme_.weights[op++];
     here();

@@ -46,7 +46,7 @@ extern const u32 num_themes;
 class Peer {
  public:
   Peer(World& w, Client client, const Theme& theme, Flight* flight, u64 seed);
-  void client(u64 ops);     // ends early when the board says stop; then drops everything
+  void client(u64& ops);    // so many, counted down; ends early when the board says stop; then drops everything
   void worker();            // until commanded to leave
   void one(ClientOp op);
   void drop_all();

@@ -75,7 +75,6 @@ class Round {
       supervise();
     }
     w_.audit();
-    std::fprintf(stderr,"%s peak %llu MB entries %u\n", theme_.name, (unsigned long long)(w_.c.h->heap.peak.exchange(0)>>8), w_.c.h->heap.entry_top.load());
   }
 
  private:

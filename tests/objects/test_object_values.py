@@ -3,12 +3,14 @@
 import collections
 import dataclasses
 import math
+import threading
 import time
 
 import numpy as np
 import pytest
 
 import shoal
+from conftest import until
 from shoal.exceptions import GetTimeoutError, PicklingError
 
 pytestmark = pytest.mark.usefixtures("audited")
@@ -17,8 +19,6 @@ pytestmark = pytest.mark.usefixtures("audited")
 @shoal.remote
 def hold(path):
     """Waits until `path` exists."""
-    from conftest import until
-
     until(path.exists)
     return "held"
 
@@ -188,8 +188,6 @@ def test_put_of_a_reference_is_refused_and_the_error_says_what_to_do():
 
 
 def test_put_of_what_cannot_be_pickled_names_it():
-    import threading
-
     with pytest.raises(PicklingError, match="_thread.lock") as caught:
         shoal.put({"a": [threading.Lock()]})
     assert caught.value.path == "value['a'][0]"

@@ -1,6 +1,7 @@
 """Where a task's function may come from: the main program, a string, a module on sys.path, another function."""
 
 import functools
+import subprocess
 import sys
 import textwrap
 
@@ -9,14 +10,13 @@ import pytest
 
 import shoal
 from conftest import audit, run_python
+from shoal import _core
 
 pytestmark = pytest.mark.usefixtures("audited")
 
 
 def run_script(folder, code, *args, timeout=60):
     """Run `code` as a file in `folder`."""
-    import subprocess
-
     script = folder / "script.py"
     script.write_text(textwrap.dedent(code))
     return subprocess.run(
@@ -71,8 +71,6 @@ def test_functions_and_classes_of_a_string():
 
 
 def test_a_module_run_with_dash_m(tmp_path):
-    import subprocess
-
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "__init__.py").touch()
     (tmp_path / "package" / "other.py").write_text("def helper(x):\n    return x * 3\n")
@@ -264,8 +262,6 @@ def test_a_thousand_different_functions():
 
 
 def test_the_same_function_is_stored_once():
-    from shoal import _core
-
     def make():
         @shoal.remote
         def task():

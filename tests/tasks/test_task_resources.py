@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import shoal
-from conftest import audit, until
+from conftest import audit, run_python, until
 from shoal import _core
 
 
@@ -116,6 +116,7 @@ def test_different_demands_do_not_starve_each_other():
 
 
 def test_what_is_granted_shows_and_is_given_back(tmp_path):
+    audit()
     free = shoal.available_resources()
     assert (free["CPU"], free["GPU"], free["license"]) == (2, 2, 3)
 
@@ -193,8 +194,6 @@ def test_many_demands_and_their_limit():
 
 
 def test_a_session_without_cpus():
-    from conftest import run_python
-
     done = run_python(
         """
         import warnings, shoal
