@@ -259,6 +259,7 @@ void World::orphan(Task* t) {
 }
 
 bool World::restart(Task* t) {
+  if (!c.sealed(t->actor)) return false;  // killed before it had started, by the one who is dead now
   Actor* a = c.actor(t->actor);
   u32 closing = a->closing.load();
   bool wanted = closing == 0 || (closing == 1 && a->count.load());  // calls of handles that are gone
@@ -270,6 +271,7 @@ bool World::restart(Task* t) {
 }
 
 void World::bury_actor(Handle actor) {
+  if (!c.sealed(actor)) return;
   Handle death = put_nothing(c, true);
   c.actor_dead(actor, death);
   for (auto& [name, object] : c.name_list(NAMES_ACTOR))

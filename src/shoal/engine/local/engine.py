@@ -239,8 +239,9 @@ class LocalEngine(Engine):
             mourn(actor, _core.put_error(death), death)
             task = _core.cancel_creation(actor)
             if task:  # else whoever will take it finds that there is nothing to create
-                _core.finish_silent(task)
+                # The record last: while it is ours, our death is the actor's too.
                 _core.actor_drop_life(actor)
+                _core.finish_silent(task)
 
     def get_actor(self, name: str, namespace: str | None) -> ActorHandle:
         where = namespace or self.namespace

@@ -319,6 +319,8 @@ class Supervisor:
 
     def _restart(self, task: int, info: _core.TaskInfo, actor: int) -> bool:
         """Queue an actor's creation again, if it may restart. Its mailbox stays as it is."""
+        if not _core.actor_exists(actor):  # killed before it had started, by the one who is dead now
+            return False
         state = _core.actor_info(actor)
         wanted = state["closing"] == 0 or (state["closing"] == 1 and state["waiting"])  # calls of handles that are gone
         if not wanted or state["restarts"] == 0:
