@@ -57,10 +57,11 @@ class Round {
   void run(u64 ops) {
     board->stop.store(0);
     w_.make_locks(3);
+    w_.make_containers();
     for (u64& left : shared->ops) left = ops;
     for (u32 i = 0; i < MEMBERS; i++) start(i);
     while (alive(true)) supervise(true);
-    w_.forget_names();
+    w_.forget();
     while (!w_.settled()) supervise(rnd_.one_in(2));
     leaving_ = true;
     while (alive(false)) {

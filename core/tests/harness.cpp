@@ -36,7 +36,7 @@ void doing(const char* format, ...) {
 
 std::string take_counts() {
   static const char* names[NCOUNTS] = {"operations", "puts",     "tasks", "steals", "cancels",      "actor calls", "of them checked for order",
-                                       "stream items", "critical sections", "time-outs", "names", "refused for lack of memory", "deaths", "tasks run again"};
+                                       "stream items", "critical sections", "changes of containers", "time-outs", "names", "refused for lack of memory", "deaths", "tasks run again"};
   std::string text;
   for (u32 i = 0; i < NCOUNTS; i++)
     if (u64 n = board->counts[i].exchange(0)) text += (text.empty() ? "" : ", ") + std::to_string(n) + " " + names[i];
@@ -209,6 +209,11 @@ void World::make_locks(u32 n) {
   for (u32 i = 0; i < n; i++) locks.push_back(new_lock(c));
 }
 
+void World::make_containers() {
+  queue = c.create_queue(0);
+  table = c.create_table();
+}
+
 // --------------------------------------------------------------------------------------------- deaths
 // What src/shoal/engine/local/supervisor.py does, with an exception that says nothing.
 
@@ -310,13 +315,18 @@ void World::bury(u32 slot) {
 bool World::settled() {
   u32 alive = 0;
   for (u32 i = 1, n = c.h->heap.entry_top.load(); i < n; i++) alive += c.entries[i].state.load() != ENTRY_FREE;
-  if (alive > locks.size()) return false;
+  if (alive > locks.size() + (queue != 0) + (table != 0)) return false;
   for (u32 i = 0; i < c.h->sched.nshapes.load(); i++)
     if (c.h->sched.shapes[i].length.load()) return false;
   return true;
 }
 
-void World::forget_names() {
+void World::forget() {
+  if (queue) c.queue_clear(c.queue(queue));
+  std::string key;
+  Handle value;
+  while (table && c.table_pop_end(c.table(table), false, &key, &value)) c.release(value);
+
   for (NameSpace space : {NAMES_ACTOR, NAMES_LOCK, NAMES_FUNCTION, NAMES_OBJECT})
     for (auto& [name, object] : c.name_list(space)) c.name_remove(space, name, object);
 }
@@ -339,6 +349,9 @@ void World::audit() {
     c.release(h);
   }
   locks.clear();
+  if (queue) c.release(queue);
+  if (table) c.release(table);
+  queue = table = 0;
   u32 top = c.h->slots_top.load();
   for (u32 i = 0; i < top; i++) {
     Slot& s = c.slots[i];

@@ -46,7 +46,7 @@ struct Options {
 };
 
 // What happened, for the summary lines.
-enum Count : u32 { OPS, PUTS, TASKS, STEALS, CANCELS, CALLS, ORDERED, STREAMED, SECTIONS, TIMEOUTS, NAMED, FULL, DIED, RETRIED, NCOUNTS };
+enum Count : u32 { OPS, PUTS, TASKS, STEALS, CANCELS, CALLS, ORDERED, STREAMED, SECTIONS, ITEMS_MOVED, TIMEOUTS, NAMED, FULL, DIED, RETRIED, NCOUNTS };
 
 // Anonymous memory shared by all processes of the program.
 struct Board {
@@ -78,14 +78,16 @@ class World {
   u32 actor_shape = 0;
   std::vector<u32> shapes;        // of ordinary tasks
   std::vector<Handle> locks;      // mutable objects that everybody works on, kept by the supervisor
+  Handle queue = 0, table = 0;    // the same
 
   Client client() const;          // the same mapping for one more thread; become() is up to the caller
   void bury(u32 slot);            // all that is to be done about a dead participant
-  bool settled();                 // no object is alive but `locks`, no task waits anywhere
-  void forget_names();
+  bool settled();                 // no object is alive but `locks` and the containers, no task waits anywhere
+  void forget();                  // names, and what lies in the queue and the table
   void drain();                   // does what is left to do, as a worker would; but no actor lives on
   void audit();                   // nobody else runs, nobody else holds anything: is all well, is every byte back?
   void make_locks(u32 n);
+  void make_containers();
 
  private:
   void orphan(Task* t);
@@ -100,6 +102,7 @@ struct Guarded {
   u64 inside;
 };
 
+inline u32 state_of(Client& c, Handle h) { return c.entry(h).state.load(std::memory_order_acquire); }
 Handle put_nothing(Client& c, bool failed);         // an object without a value
 Handle new_lock(Client& c);                         // a mutable object that holds a Guarded
 inline Guarded* guarded(Client& c, Handle h) { return reinterpret_cast<Guarded*>(c.rw + c.entry(h).payload + c.spans(h)[0].start); }

@@ -33,7 +33,7 @@ struct Flight {
   std::deque<Held> queue;
 };
 
-enum ClientOp : u32 { PUT, BIG, READ, DROP, SUBMIT, WAIT, CANCEL, STREAM, NAME, MAKE_ACTOR, CALL, SECTION, PASS, NUM_OPS };
+enum ClientOp : u32 { PUT, BIG, READ, DROP, SUBMIT, WAIT, CANCEL, STREAM, NAME, MAKE_ACTOR, CALL, SECTION, PASS, QUEUE, TABLE, NUM_OPS };
 struct Theme {
   const char* name;
   u32 weights[NUM_OPS];
@@ -108,6 +108,9 @@ class Peer {
   void section();
   bool lock(Mutex* m, u64 me, u64 deadline, bool now);
   void pass();
+  void queue();
+  void table();
+  void taken(Handle h);
 
   World& w_;
   const Theme& theme_;

@@ -35,6 +35,5 @@ void task_scenes(std::vector<Scene>& all);
 
 inline void nothing(Stage&) {}
 Handle make(Client& c, u64 bytes, std::initializer_list<Handle> refs = {});  // a value
-inline u32 state_of(Client& c, Handle h) { return c.entry(h).state.load(std::memory_order_acquire); }
 
 }  // namespace shoal::stress

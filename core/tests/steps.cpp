@@ -110,7 +110,7 @@ bool play(const Scene& scene, Death death) {
     REQUIRE(state_of(w.c, h) == ENTRY_READY || state_of(w.c, h) == ENTRY_FAILED);
     w.c.release(h);
   }
-  w.forget_names();
+  w.forget();
   w.drain();
   w.audit();
   progress();

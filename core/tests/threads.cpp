@@ -54,6 +54,7 @@ class Round {
   void run(u64 ops, u32 die_one_in) {
     board->stop.store(0);
     w_.make_locks(3);
+    w_.make_containers();
     for (auto& m : members_) {
       m->seed = rnd_.next();
       m->ops = ops;
@@ -64,7 +65,7 @@ class Round {
     while (!parked(true)) supervise();
     for (auto& x : flight_.queue) w_.c.drop_contained(x.h);
     flight_.queue.clear();
-    w_.forget_names();
+    w_.forget();
     while (!w_.settled()) supervise();
     while (!parked(false)) {
       for (auto& m : members_)
