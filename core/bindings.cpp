@@ -545,30 +545,21 @@ NB_MODULE(_core, m) {
     return nb::object(nb::make_tuple(t->state.load() == TASK_RUNNING ? int(t->runner) - 1 : -1, t->id, int(t->kind), t->actor));
   });
 
-  // false: it does not run (any more). stream: the reference is a place in a generator's chain, which is followed to its
-  // end; the place that we refer to keeps all that follows.
-  m.def("cancel_running", [](nb::handle ref, bool force, bool stream) {
+  m.def("cancel_running", [](nb::handle ref, bool force) {  // false: it does not run (any more)
     Handle h = ref_handle(ref);
     return call([&] {
-      u32 slot = 0;
-      for (bool found = false; !found;) {
-        Entry& e = C.entry(h);
-        if (stream && e.state.load(std::memory_order_acquire) == ENTRY_READY && e.flags & FLAG_HAS_BLOCK) {
-          h = C.refs(h)[1];
-          continue;
-        }
+      Entry& e = C.entry(h);
+      u32 slot;
+      {
         Tx tx(C);
         tx.lock(e.lock);
-        u32 state = e.state.load();
-        if (stream && state == ENTRY_READY && e.flags & FLAG_HAS_BLOCK) continue;  // one more item has come meanwhile
-        if (!e.task || state != ENTRY_PENDING) return false;
+        if (!e.task || e.state.load() != ENTRY_PENDING) return false;
         Task* t = task_at(e.task);
         tx.lock(t->lock);
         if (t->state.load() != TASK_RUNNING) return false;
         tx.set(t->flags, u16(t->flags | TASK_CANCELLED));
         slot = t->runner - 1;
         tx.commit();
-        found = true;
       }
       C.slots[slot].command.fetch_or(force ? CMD_KILL : CMD_CANCEL);
       C.ring_supervisor();
