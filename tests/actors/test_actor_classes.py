@@ -50,7 +50,7 @@ def test_decorated_methods():
 
         double = staticmethod(lambda x: x * 2)
 
-        @functools.cached_property
+        @property
         def slow(self):
             return 5
 
