@@ -98,6 +98,10 @@ class _LoopWaiter:
         self._fd = -1
         self._bridge.close()
         futures, self._refs, self._futures = self._futures, [], []
+        rings, self._rings = self._rings, []
+        for ring in rings:  # they look once more, and find the session gone
+            if not ring.done():
+                ring.set_result(None)
         for future in futures:
             if not future.done():
                 _finish(future.set_exception, SessionEndedError("the session ended before the object was made"))
