@@ -286,6 +286,17 @@ class LocalEngine(Engine):
             raise exceptions.GetTimeoutError(f"{missing} of {len(refs)} objects were not ready within {timeout} seconds")
         return list(values) if not isinstance(values, list) else values
 
+    def get_private(self, ref: Any, timeout: float | None) -> Any:
+        if not _core.wait([ref], 1, timeout)[0]:
+            raise exceptions.GetTimeoutError(f"{ref!r} was not ready within {timeout} seconds")
+        return _core._load_private(ref)
+
+    def new_array(self, meta: bytes, nbytes: int, zero: bool) -> Any:
+        return _core._new_array(meta, nbytes, zero)
+
+    def freeze(self, ref: Any) -> Sequence[int]:
+        return _core._freeze(ref) or ()
+
     def wait(self, refs: list[Any], num_returns: int, timeout: float | None) -> tuple[list[Any], list[Any]]:
         result: tuple[list[Any], list[Any]] = _core.wait(refs, num_returns, timeout)
         return result
