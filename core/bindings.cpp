@@ -429,6 +429,9 @@ NB_MODULE(_core, m) {
       false;
 #endif
 
+#ifdef SHOAL_CRASH_POINTS
+  m.def("arm_crash_point", [](const std::string& spec) { arm_crash_point(spec.c_str()); });
+#endif
   m.def("set_hooks", &set_hooks);
 
   // sessions

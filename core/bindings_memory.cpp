@@ -72,16 +72,27 @@ PyObject* new_array(PyObject*, PyObject* const* args, Py_ssize_t n) {
   return new_ref(h);
 }
 
-// _freeze(ref) -> None, or the process ids of those who have writable views
+// _freeze(ref) -> None, or the process ids of those who have writable views. The views of a process that is known to be dead
+// are gone as soon as the supervisor comes to it; it rings everybody then.
 PyObject* freeze(PyObject*, PyObject* ref) {
   Handle h;
   if (!live_ref(ref, &h)) return nullptr;
   return guarded([&]() -> PyObject* {
-    std::vector<u32> who = C.freeze(h);
-    if (who.empty()) Py_RETURN_NONE;
-    PyObject* pids = PyTuple_New(Py_ssize_t(who.size()));
-    for (size_t i = 0; pids && i < who.size(); i++) PyTuple_SET_ITEM(pids, Py_ssize_t(i), PyLong_FromLong(C.slots[who[i]].pid));
-    return pids;
+    Blocking blocking;
+    for (;;) {
+      u32 seen = C.me->ring.load(std::memory_order_seq_cst);
+      std::vector<u32> who = C.freeze(h);
+      if (who.empty()) Py_RETURN_NONE;
+      std::erase_if(who, [](u32 s) { return C.slots[s].state.load() == SLOT_DEAD; });
+      if (!who.empty()) {
+        PyObject* pids = PyTuple_New(Py_ssize_t(who.size()));
+        for (size_t i = 0; pids && i < who.size(); i++)
+          PyTuple_SET_ITEM(pids, Py_ssize_t(i), PyLong_FromLong(C.slots[who[i]].pid));
+        return pids;
+      }
+      blocking.begin();
+      if (nap(seen, 0) == Waited::FAILED) return nullptr;
+    }
   }, nullptr);
 }
 

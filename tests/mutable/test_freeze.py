@@ -139,6 +139,20 @@ def test_a_dead_process_has_no_views():
     assert _core.check() == ""
 
 
+def test_who_is_told_of_a_death_can_freeze():
+    @shoal.remote(max_retries=0)
+    def die(refs):
+        array = shoal.get(refs[0])
+        array[0] = 1
+        os._exit(1)
+
+    for _ in range(5):
+        ref = shoal.zeros(100)
+        with pytest.raises(shoal.exceptions.WorkerCrashedError):
+            shoal.get(die.remote([ref]))
+        assert shoal.get(shoal.freeze(ref))[0] == 1
+
+
 def test_it_has_no_lock_any_more():
     ref = shoal.zeros(3)
     shoal.lock(ref)
