@@ -170,9 +170,10 @@ World::~World() {
 
 Client World::client() const {
   Client mine = c;
-  void* counts = mmap(nullptr, sizeof(u32) * u64(MAX_OBJECTS), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* counts = mmap(nullptr, COUNTS_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   REQUIRE(counts != MAP_FAILED);
   mine.local = static_cast<u32*>(counts);
+  mine.views = mine.local + MAX_OBJECTS;
   return mine;
 }
 
