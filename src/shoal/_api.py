@@ -171,6 +171,13 @@ def get(object_refs: Any, *, timeout: float | None = None, private: bool = False
 
     Raises what the task raised (as its own type, with the remote traceback), GetTimeoutError, WorkerCrashedError,
     ActorDiedError, TypeError for what is not a reference, SessionEndedError.
+
+    >>> import numpy as np, shoal
+    >>> ref = shoal.put(np.zeros(3))
+    >>> mine = shoal.get(ref, private=True)
+    >>> mine += 1
+    >>> mine, shoal.get(ref)
+    (array([1., 1., 1.]), array([0., 0., 0.]))
     """
     engine = current()
     if private:
