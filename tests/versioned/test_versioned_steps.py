@@ -70,7 +70,17 @@ def build_and_freeze(_v, _ref):
     mine[0] = 2
 
 
-OPERATIONS = [publish, update, update_and_fail, compare_and_set, read_and_wait, make_and_drop, write_in_place, freeze, build_and_freeze]
+OPERATIONS = [
+    publish,
+    update,
+    update_and_fail,
+    compare_and_set,
+    read_and_wait,
+    make_and_drop,
+    write_in_place,
+    freeze,
+    build_and_freeze,
+]
 
 
 @shoal.remote(num_cpus=0)
