@@ -26,6 +26,7 @@ struct Error : std::runtime_error {
 #ifdef SHOAL_CRASH_POINTS
 void crash_point(const char* name);
 void arm_crash_point(const char* spec);  // as SHOAL_CRASH does, for this process from now on
+extern void (*at_crash_point)(const char* name);  // a test program's own: called at each of them
 #define CRASH_POINT(name) ::shoal::crash_point(name)
 #else
 #define CRASH_POINT(name) (void)0
@@ -318,6 +319,7 @@ struct Client {
   u32 claim_slot();
   void rollback(u32 slot);
   void unlock_dead(u32 slot);                  // its half-made change is undone, its short locks are free
+  void unlock_all_dead();
   bool ended(u32 slot) const;                  // is the process of this slot known to be dead?
   bool hold_ready(Handle h);                   // acquire(), if it is READY now
   void repair_object(Handle h, u32 slot);

@@ -36,7 +36,10 @@ void arm_crash_point(const char* spec) {
   crash.left.store(crash.length ? std::atol(colon + 1) : 0);
 }
 
+void (*at_crash_point)(const char* name) = nullptr;
+
 void crash_point(const char* name) {
+  if (at_crash_point) at_crash_point(name);
   static const bool from_environment = [] {
     if (const char* spec = std::getenv("SHOAL_CRASH")) arm_crash_point(spec);
     return true;
@@ -84,6 +87,11 @@ void Client::unlock_dead(u32 s) {
     if (l->owner.load() == s + 1) l->owner.store(0, std::memory_order_release);
     j.nlocks--;
   }
+}
+
+void Client::unlock_all_dead() {
+  for (u32 s = 0, n = h->slots_top.load(); s < n; s++)
+    if (s != slot && ended(s)) unlock_dead(s);
 }
 
 // Only the supervisor may ask. Its children cannot vanish before it has reaped them, and it recovers what it has reaped.

@@ -146,7 +146,9 @@ void threads(const Options& o) {
   constexpr u64 OPS_A_ROUND = 4000;
 #endif
   while (now_ns() < end || worlds < num_themes) {
-    Round round(themes[worlds % num_themes], rnd.next());
+    const Theme& theme = themes[worlds % num_themes];
+    doing("threads, theme %s", theme.name);
+    Round round(theme, rnd.next());
     for (u32 i = 0; i < 4; i++, rounds++) round.run(OPS_A_ROUND, i < 2 ? 0 : 2000);
     worlds++;
   }
