@@ -96,7 +96,7 @@ class Round {
     c.to_ring.clear();
     c.surplus = 0;
     c.entry_surplus = c.work_added = false;
-    madvise(c.local, sizeof(u32) * u64(MAX_OBJECTS), MADV_DONTNEED);
+    madvise(c.local, COUNTS_BYTES, MADV_DONTNEED);
     c.become(m.slot, m.is_client ? ROLE_GUEST : ROLE_WORKER, i32(getpid()));
     number = i;
     steps_to_live = steps;

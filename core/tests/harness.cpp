@@ -134,7 +134,7 @@ __attribute__((no_sanitize("thread"))) void dump(Client& c) {
     if (state == ENTRY_FREE) continue;
     most--;
     std::fprintf(stderr, "entry %u: gen %u state %u kind %u flags %u holders %u (%llx) contained %u waiter %u lock %u creator %u%s\n", i,
-                 e.gen.load(), state, e.kind, e.flags, e.holders, (unsigned long long)e.holder_bits[0].load(), e.contained, e.waiter,
+                 e.gen.load(), state, e.kind.load(), e.flags, e.holders, (unsigned long long)e.holder_bits[0].load(), e.contained, e.waiter,
                  e.lock.owner.load(), e.creator, e.dependents ? ", awaited by tasks" : "");
     if (e.task) std::fprintf(stderr, "     made by %s\n", task_text(c, e.task).c_str());
     if (e.kind != KIND_ACTOR || state != ENTRY_READY) continue;
@@ -178,9 +178,10 @@ World::~World() {
 
 Client World::client() const {
   Client mine = c;
-  void* counts = mmap(nullptr, sizeof(u32) * u64(MAX_OBJECTS), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* counts = mmap(nullptr, COUNTS_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   REQUIRE(counts != MAP_FAILED);
   mine.local = static_cast<u32*>(counts);
+  mine.views = mine.local + MAX_OBJECTS;
   return mine;
 }
 

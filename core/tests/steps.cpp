@@ -46,7 +46,7 @@ void at_step(const char* name) {
   Client c = s.c;
   c.surplus = 0;
   c.entry_surplus = false;
-  madvise(c.local, sizeof(u32) * u64(MAX_OBJECTS), MADV_DONTNEED);
+  madvise(c.local, COUNTS_BYTES, MADV_DONTNEED);
   c.become(slot, ROLE_WORKER, i32(getpid()));
   Stage mine{s.w, c, s.h, s.sure, {}, s.node};
   scene.warm(mine);
@@ -146,6 +146,7 @@ void steps(const Options& o) {
   object_scenes(scenes);
   container_scenes(scenes);
   task_scenes(scenes);
+  version_scenes(scenes);
   if (!o.scene.empty()) std::erase_if(scenes, [&](const Scene& x) { return o.scene != x.name; });
   REQUIRE_TEXT(!scenes.empty(), "there is no scene of that name");
   u64 start = now_ns(), all = 0;

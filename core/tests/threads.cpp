@@ -47,7 +47,7 @@ class Round {
     for (auto& m : members_) {
       set(*m, Member::QUIT);
       m->thread.join();
-      munmap(m->client.local, sizeof(u32) * u64(MAX_OBJECTS));
+      munmap(m->client.local, COUNTS_BYTES);
     }
   }
 
@@ -91,7 +91,7 @@ class Round {
 
   void be_born(Member& m) {
     u32 slot = w_.c.claim_slot();
-    madvise(m.client.local, sizeof(u32) * u64(MAX_OBJECTS), MADV_DONTNEED);
+    madvise(m.client.local, COUNTS_BYTES, MADV_DONTNEED);
     m.client.become(slot, m.is_client ? ROLE_GUEST : ROLE_WORKER, i32(getpid()));
   }
 
