@@ -149,7 +149,7 @@ def test_threads_wait_for_the_same_object(held):
     assert seen == [(pending[:1], pending[1:])] * 8
 
 
-@shoal.remote
+@shoal.remote(num_cpus=0)
 def items(n, error=None):
     yield from range(n)
     if error:
@@ -157,7 +157,8 @@ def items(n, error=None):
 
 
 def test_generators_are_ready_when_their_next_item_is(held):
-    stream, ref = items.remote(2), held(1)
+    (ref, _), _ = held()
+    stream = items.remote(2)
     assert shoal.wait([ref, stream], timeout=20) == ([stream], [ref])
     assert shoal.get(next(stream)) == 0
     assert shoal.wait([stream, ref]) == ([stream], [ref])
