@@ -56,17 +56,10 @@ bool told(Mutex* m, PyObject* name) {
 }
 
 bool sleep_until(u64 deadline) {  // false: exception
-  while (now_ns() < deadline) {
-    u32 seen = C.me->ring.load(std::memory_order_seq_cst);
-    if (!run_handlers()) return false;
-    bool quiet;
-    {
-      NoGil nogil;
-      quiet = C.sleep_ring(seen, deadline);
-    }
-    if ((!quiet && !run_handlers()) || !usable()) return false;
+  for (;;) {
+    Waited w = nap(C.me->ring.load(std::memory_order_seq_cst), deadline);
+    if (w != Waited::DONE) return w == Waited::TIMEOUT;
   }
-  return true;
 }
 
 // 1: ours; 0: not within the time; -1: exception; -2: LockHolderDied, and it is ours all the same
@@ -117,17 +110,9 @@ int acquire(Lock* l, u64 deadline, bool now) {
       }
       if (!blocked && S.block_depth++ == 0) C.block_begin();
       blocked = true;
-      if (!run_handlers()) break;
-      u64 start = now_ns();
-      bool quiet;
-      {
-        NoGil nogil;
-        quiet = C.sleep_ring(seen, deadline);
-      }
-      u64 end = now_ns();
-      C.slept(end - start);
-      if ((!quiet && !run_handlers()) || !usable()) break;
-      if (deadline && end >= deadline) {
+      Waited w = nap(seen, deadline);
+      if (w == Waited::FAILED) break;
+      if (w == Waited::TIMEOUT) {
         bool ours = C.mutex_leave(m, node);
         node = nullptr;
         result = ours ? 1 : 0;

@@ -228,18 +228,29 @@ Blocking::~Blocking() {
   }
 }
 
+// A signal that comes after the handlers were asked and before the kernel sleeps interrupts nothing. So the main thread,
+// which alone runs handlers, first sleeps for a moment only and then twice as long each time: such a signal waits no
+// longer than this call had waited already, and a long wait costs next to nothing.
+constexpr u64 FIRST_SLICE_NS = 4'000'000;
+
 Waited nap(u32 seen, u64 deadline) {
-  if (!run_handlers()) return Waited::FAILED;  // what came before the sleep does not interrupt it
-  u64 start = now_ns();
-  bool quiet;
-  {
-    NoGil nogil;
-    quiet = C.sleep_ring(seen, deadline);
-  }
-  u64 end = now_ns();
+  u64 start = now_ns(), end = start, slice = FIRST_SLICE_NS;
+  bool main_thread = PyThread_get_thread_native_id() == static_cast<unsigned long>(getpid());
+  do {
+    if (!run_handlers()) return Waited::FAILED;
+    u64 until = main_thread && (!deadline || deadline > end + slice) ? end + slice : deadline;
+    bool quiet;
+    {
+      NoGil nogil;
+      quiet = C.sleep_ring(seen, until);
+    }
+    end = now_ns();
+    slice *= 2;
+    if (!quiet && !run_handlers()) return Waited::FAILED;
+    if (!usable()) return Waited::FAILED;
+    if (deadline && end >= deadline) break;
+  } while (C.me->ring.load(std::memory_order_seq_cst) == seen);
   C.slept(end - start);
-  if (!quiet && !run_handlers()) return Waited::FAILED;
-  if (!usable()) return Waited::FAILED;
   return deadline && end >= deadline ? Waited::TIMEOUT : Waited::DONE;
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, overload
 
@@ -12,6 +13,7 @@ from shoal._core import ObjectRef
 from shoal._options import validate_actor_options, validate_task_options
 from shoal.actor import ActorClass, ActorHandle
 from shoal.engine import current
+from shoal.engine.base import Engine
 from shoal.exceptions import GetTimeoutError
 from shoal.generator import ObjectRefGenerator
 from shoal.remote_function import RemoteFunction
@@ -151,23 +153,35 @@ def put(value: Any, *, mutable: bool = False, _owner: Any = None, _tensor_transp
 
 
 @overload
-def get(object_refs: ObjectRef, *, timeout: float | None = None) -> Any: ...
+def get(object_refs: ObjectRef, *, timeout: float | None = None, private: bool = False) -> Any: ...
 @overload
-def get(object_refs: Sequence[ObjectRef], *, timeout: float | None = None) -> list[Any]: ...
-def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bool = False) -> Any:
+def get(object_refs: Sequence[ObjectRef], *, timeout: float | None = None, private: bool = False) -> list[Any]: ...
+def get(object_refs: Any, *, timeout: float | None = None, private: bool = False, _use_object_store: bool = False) -> Any:
     """The value of a reference, or the values of a list of them; waits until they are made.
 
     Args:
         object_refs: an ObjectRef or a list of them.
         timeout: seconds to wait at most; None waits without limit, 0 only looks.
+        private: return arrays that may be written, for code that insists on it ("buffer source array is read-only"):
+            copy-on-write views, which cost memory and time only for the pages that are written. Nobody else sees what
+            is written. Not for mutable objects (ValueError). Each costs some microseconds and one mapping.
 
     Arrays come back as views of the shared memory, without a copy: read-only for immutable objects, writable for
     mutable ones. A view keeps its object alive.
 
     Raises what the task raised (as its own type, with the remote traceback), GetTimeoutError, WorkerCrashedError,
     ActorDiedError, TypeError for what is not a reference, SessionEndedError.
+
+    >>> import numpy as np, shoal
+    >>> ref = shoal.put(np.zeros(3))
+    >>> mine = shoal.get(ref, private=True)
+    >>> mine += 1
+    >>> mine, shoal.get(ref)
+    (array([1., 1., 1.]), array([0., 0., 0.]))
     """
     engine = current()
+    if private:
+        return _get_private(engine, object_refs, timeout)
     if isinstance(object_refs, ObjectRef):
         return engine.get(object_refs, timeout)
     if isinstance(object_refs, (list, tuple)):
@@ -178,6 +192,17 @@ def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bo
     if isinstance(object_refs, ActorHandle):
         raise TypeError("get() of an actor handle: call one of its methods and get the reference that returns")
     raise TypeError(f"get() takes an ObjectRef or a list of ObjectRefs, not {object_refs!r} ({type(object_refs).__name__})")
+
+
+def _get_private(engine: Engine, object_refs: Any, timeout: float | None) -> Any:
+    if isinstance(object_refs, ObjectRef):
+        return engine.get_private(object_refs, timeout)
+    if not isinstance(object_refs, (list, tuple)):
+        raise TypeError(f"get() takes an ObjectRef or a list of ObjectRefs, not {object_refs!r} ({type(object_refs).__name__})")
+    if timeout is None:
+        return [engine.get_private(ref, None) for ref in object_refs]
+    end = time.monotonic() + timeout
+    return [engine.get_private(ref, max(0.0, end - time.monotonic())) for ref in object_refs]
 
 
 def wait(

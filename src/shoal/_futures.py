@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 from shoal import _core
@@ -34,8 +34,8 @@ class _LoopWaiter:
         self._fd = self._bridge.fileno()
         loop.add_reader(self._fd, self._on_ring)
 
-    def add(self, ref: Any) -> asyncio.Future[Any]:
-        future = self._loop.create_future()
+    def add(self, ref: Any, future: Any) -> None:
+        """`future` (of asyncio or of concurrent.futures) gets the value of `ref`. To be called in the loop's thread."""
         self._refs.append(ref)
         self._futures.append(future)
         if not self._armed:
@@ -44,7 +44,6 @@ class _LoopWaiter:
         _core.watch(ref)
         if _core.is_done(ref):
             self._loop.call_soon(self._look)
-        return future
 
     def add_ring(self) -> asyncio.Future[None]:
         """Done at the next ring of this process."""
@@ -99,9 +98,13 @@ class _LoopWaiter:
         self._fd = -1
         self._bridge.close()
         futures, self._refs, self._futures = self._futures, [], []
+        rings, self._rings = self._rings, []
+        for ring in rings:  # they look once more, and find the session gone
+            if not ring.done():
+                ring.set_result(None)
         for future in futures:
             if not future.done():
-                future.set_exception(SessionEndedError("the session ended before the object was made"))
+                _finish(future.set_exception, SessionEndedError("the session ended before the object was made"))
 
 
 def _settle(future: Any, ref: Any) -> None:
@@ -110,11 +113,20 @@ def _settle(future: Any, ref: Any) -> None:
     try:
         value = current().get(ref, None)
     except StopIteration as error:  # a Future refuses it
-        future.set_exception(RuntimeError(f"the task raised StopIteration: {error}"))
+        _finish(future.set_exception, RuntimeError(f"the task raised StopIteration: {error}"))
     except BaseException as error:
-        future.set_exception(error.with_traceback(None))  # whose frame here refers to the future: a cycle
+        _finish(future.set_exception, error.with_traceback(None))  # whose frame here refers to the future: a cycle
     else:
-        future.set_result(value)
+        _finish(future.set_result, value)
+
+
+def _finish(set_to: Callable[[Any], None], what: Any) -> None:
+    from concurrent.futures import InvalidStateError
+
+    try:
+        set_to(what)
+    except InvalidStateError:  # another thread cancelled it this moment
+        pass
 
 
 _waiters: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopWaiter] = weakref.WeakKeyDictionary()
@@ -122,17 +134,26 @@ _lock = threading.Lock()
 _background: asyncio.AbstractEventLoop | None = None
 
 
-def next_ring() -> Any:
-    """To be called before the last look at whatever is waited for; `await result(timeout)` then ends when something happened
-    to this process since, or after `timeout` seconds (None: without limit)."""
+def _waiter() -> _LoopWaiter:
+    """That of the running loop."""
     import asyncio
 
     loop = asyncio.get_running_loop()
     with _lock:
         waiter = _waiters.get(loop)
         if waiter is None:
+            for old in [other for other in _waiters if other.is_closed()]:
+                _waiters.pop(old).close()
             waiter = _waiters[loop] = _LoopWaiter(loop)
-    future = waiter.add_ring()
+        return waiter
+
+
+def next_ring() -> Any:
+    """To be called before the last look at whatever is waited for; `await result(timeout)` then ends when something happened
+    to this process since, or after `timeout` seconds (None: without limit)."""
+    import asyncio
+
+    future = _waiter().add_ring()
 
     async def wait(timeout: float | None) -> None:
         await asyncio.wait([future], timeout=timeout)
@@ -145,18 +166,12 @@ def as_asyncio_future(ref: Any) -> asyncio.Future[Any]:
     """An asyncio future of the running loop for the value of `ref`."""
     import asyncio
 
-    loop = asyncio.get_running_loop()
+    future = asyncio.get_running_loop().create_future()
     if _core.is_done(ref):
-        future = loop.create_future()
         _settle(future, ref)
-        return future
-    with _lock:
-        waiter = _waiters.get(loop)
-        if waiter is None:
-            for old in [other for other in _waiters if other.is_closed()]:
-                _waiters.pop(old).close()
-            waiter = _waiters[loop] = _LoopWaiter(loop)
-    return waiter.add(ref)
+    else:
+        _waiter().add(ref, future)
+    return future
 
 
 def _await(self: Any) -> Generator[Any, None, Any]:
@@ -165,18 +180,21 @@ def _await(self: Any) -> Generator[Any, None, Any]:
 
 def _future(self: Any) -> concurrent.futures.Future[Any]:
     """A `concurrent.futures.Future` for the value."""
-    import asyncio
     import concurrent.futures
 
+    future: concurrent.futures.Future[Any] = concurrent.futures.Future()
     if _core.is_done(self):
-        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
         _settle(future, self)
-        return future
-    return asyncio.run_coroutine_threadsafe(_wait_for(self), _background_loop())
+    else:
+        _background_loop().call_soon_threadsafe(_wait_in_background, self, future)
+    return future
 
 
-async def _wait_for(ref: Any) -> Any:
-    return await as_asyncio_future(ref)
+def _wait_in_background(ref: Any, future: concurrent.futures.Future[Any]) -> None:
+    try:
+        _waiter().add(ref, future)
+    except Exception as error:  # the session has ended meanwhile
+        _finish(future.set_exception, error)
 
 
 def _background_loop() -> asyncio.AbstractEventLoop:

@@ -110,7 +110,13 @@ def test_different_demands_do_not_starve_each_other():
 
     refs = []
     for i in range(300):
-        options = [{}, {"num_cpus": 2}, {"num_cpus": 0.5}, {"num_gpus": 1}, {"num_cpus": 0, "resources": {"license": 3}}][i % 5]
+        options = [
+            {},
+            {"num_cpus": 2},
+            {"num_cpus": 0.5},
+            {"num_gpus": 1},
+            {"num_cpus": 0, "resources": {"license": 3}},
+        ][i % 5]
         refs.append(work.options(**options).remote(i))
     assert shoal.get(refs, timeout=60) == list(range(300))
 

@@ -209,7 +209,7 @@ def seal(engine: LocalEngine, task: int, name: str, result: Any, nreturns: int, 
         for item in _items(result, name):
             _core.stream_item(task, item)
             _core.mark_streamed(task)
-        _core.finish(task, None)
+        _core.finish(task, (None, None))
     elif flags & DYNAMIC:
         items, refs = _items(result, name), []
         try:
