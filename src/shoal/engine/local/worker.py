@@ -48,7 +48,7 @@ class Worker:
         self.engine.running = self.describe
         self.current: int | None = None  # the task that runs in the main thread
         self.creation: list[Any] = []  # of the actor that this process becomes: task, class, arguments
-        self.on_cancel: Callable[[], None] | None = None  # of an async actor: one of its calls may have been cancelled
+        self.on_cancel: Callable[[], object] | None = None  # of an async actor: one of its calls may have been cancelled
         self.interrupt_missed = False  # an interrupt came for a call that had been taken but not begun, or was over
         self.leaving = False  # the process ends as soon as no task is left in it
         self._named = ""
