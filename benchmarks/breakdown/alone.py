@@ -43,7 +43,7 @@ class Step:
 class _NoSupervisor(Session):
     """A session that starts no other process."""
 
-    def _spawn(self, memfd: int, eventfd: int, output: int) -> int:
+    def _spawn(self, memfd: int, eventfd: int, output: int, variables: dict[str, Any]) -> int:
         return os.getpid()
 
     def _start(self, settings: dict[str, Any]) -> LocalEngine:
