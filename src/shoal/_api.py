@@ -224,21 +224,24 @@ def wait(
     """
     if isinstance(ray_waitables, ObjectRef):
         raise TypeError("wait() takes a list of ObjectRefs, not a single one: wait([ref])")
-    refs = list(ray_waitables)
-    if len(set(refs)) != len(refs):
-        raise ValueError("wait() was given the same ObjectRef twice")
+    refs = ray_waitables if type(ray_waitables) is list else list(ray_waitables)
     if not refs:
         return [], []
     if not isinstance(num_returns, int) or isinstance(num_returns, bool):
         raise TypeError(f"num_returns must be an integer, not {num_returns!r}")
     if not 1 <= num_returns <= len(refs):
         raise ValueError(f"num_returns must be between 1 and the number of references ({len(refs)}), not {num_returns}")
-    if ObjectRefGenerator in set(map(type, refs)):
-        return _wait_with_generators(refs, num_returns, timeout)
-    return current().wait(refs, num_returns, timeout)
+    try:
+        return current().wait(refs, num_returns, timeout)
+    except TypeError:
+        if not any(isinstance(ref, ObjectRefGenerator) for ref in refs):
+            raise
+    return _wait_with_generators(refs, num_returns, timeout)
 
 
 def _wait_with_generators(waitables: list[Any], num_returns: int, timeout: float | None) -> tuple[list[Any], list[Any]]:
+    if len(set(waitables)) != len(waitables):
+        raise ValueError("wait() was given the same generator twice")
     refs = [w.completed() if isinstance(w, ObjectRefGenerator) else w for w in waitables]
     different = list(dict.fromkeys(refs))  # the last item of a generator that failed is its end, too
     done = set(current().wait(different, min(num_returns, len(different)), timeout)[0])
