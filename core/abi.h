@@ -246,6 +246,7 @@ struct alignas(64) Heap {
   std::atomic<u64> used;       // pages in use; written under lock
   std::atomic<u64> peak;
   std::atomic<u64> warm_free;  // pages of free runs that hold committed memory: what trim() can give back
+  std::atomic<u64> trims;      // pieces given back to the system so far: page tables filled before may have holes since
   std::atomic<u32> trim_armed; // [word] 1: the supervisor knows that there is something to give back
   u32 info_committed;          // page descriptions below this are committed
   SizeClass classes[NUM_CLASSES];

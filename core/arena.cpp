@@ -121,6 +121,7 @@ void Client::detach() {
   rw = nullptr;
   ro = nullptr;
   h = nullptr;
+  populated.clear();
   memfd = eventfd = -1;
 }
 
@@ -130,6 +131,7 @@ void Client::become(u32 s, Role role, i32 pid) {
   in_tx = false;
   forked = false;
   spin_ns = 50000;
+  populated.clear();  // fork() copies no page tables of shared memory
   me->pid = pid;
   me->started_ns = now_ns();
   me->role.store(role);

@@ -52,6 +52,11 @@ bool usable();  // false: an exception is set
 PyObject* not_initialized();
 // Runs the handlers of signals that came. False: one raised, or ended the session that the caller is in.
 bool run_handlers();
+inline bool arity(const char* name, Py_ssize_t n, Py_ssize_t want) {
+  if (n == want) return true;
+  PyErr_Format(PyExc_TypeError, "%s takes %zd arguments, got %zd", name, want, n);
+  return false;
+}
 
 template <class F>
 auto guarded(F f, decltype(f()) failed) -> decltype(f()) {
@@ -122,13 +127,12 @@ PyObject* load_or_raise(Handle h);
 Handle make_object(PyObject* meta, PyObject* buffers, Collector& c);  // from a pickle; 0: exception set
 bool fill_pickle(Handle h, PyObject* meta, PyObject* buffers, Collector& c);
 
-// ---------------------------------------------------------------------------- tasks (bindings_tasks.cpp)
+// ------------------------------------------------------------------------ objects (bindings_objects.cpp)
 
 enum class Waited { DONE, TIMEOUT, FAILED };
 Waited wait_done(Handle h, u64 deadline, bool now);
 bool parse_timeout(PyObject* o, u64* deadline, bool* now);
-PyObject* call_of(Task* t);  // what a worker needs to run it
-bool ready_tasks(PyObject* module);
+bool ready_objects(PyObject* module);
 
 // This process waits: its CPU is lent out.
 struct Blocking {
@@ -140,6 +144,11 @@ struct Blocking {
 };
 // One sleep until something happens to this process. FAILED: an exception is set.
 Waited nap(u32 seen, u64 deadline);
+
+// ---------------------------------------------------------------------------- tasks (bindings_tasks.cpp)
+
+PyObject* call_of(Task* t);  // what a worker needs to run it
+bool ready_tasks(PyObject* module);
 
 // ------------------------------------------------------------------------- memory (bindings_memory.cpp)
 

@@ -128,6 +128,9 @@ struct Client {
   Offset alloc_block(Tx& tx, u64 size);       // tx holds nothing of the heap; ensure_block(size) came before
   void ensure_block(u64 size);                // may refill the cache; throws FULL
   void commit_block(Offset block, u64 size, bool let_go = true);  // makes a fresh large block safe to touch; throws FULL
+  void populate(Offset start, u64 len, bool cold, bool let_go);
+  std::vector<bool> populated;                // a bit per POPULATE_FROM bytes of `rw`: our page table has them. Only a hint
+  u64 trims_seen = 0;                         // what heap.trims was when it was true
   void free_block(Tx& tx, Offset block);
   u64 block_size(Offset block) const;
   void trim_caches();                         // gives surplus cached blocks and entries back
