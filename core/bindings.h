@@ -166,4 +166,7 @@ bool ready_sync(PyObject* module);
 // ------------------------------------------------------------------- containers (bindings_queue.cpp)
 bool ready_containers(PyObject* module);
 
+// -------------------------------------------------------------------------- ring (bindings_ring.cpp)
+bool ready_ring(PyObject* module);
+
 }  // namespace shoal::py

@@ -9,6 +9,7 @@ import pytest
 
 import shoal
 from conftest import until
+from shoal import _core
 
 pytestmark = pytest.mark.usefixtures("session")
 
@@ -188,3 +189,30 @@ def test_bad_arguments():
     ring.append(record(1))
     with pytest.raises(ValueError, match="prioritized=True"):
         ring.sample(1, prioritized=True)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (1000, 7)])
+def test_gathering(shape):
+    array = np.random.default_rng(1).integers(0, 99, (50, *shape))
+    places = np.random.default_rng(2).integers(0, 50, 20)
+    out = np.empty((20, *shape), array.dtype)
+    _core.ring_gather(array, places, out)
+    assert (out == array[places]).all()
+    _core.ring_gather(array, places[:0], out[:0])
+    for bad in (-1, 50):
+        with pytest.raises(IndexError):
+            _core.ring_gather(array, np.array([bad]), out[:1])
+    for wrong in (out[:19], out.astype("int16")):
+        with pytest.raises(ValueError, match="shape"):
+            _core.ring_gather(array, places, wrong)
+    out.flags.writeable = False
+    with pytest.raises((ValueError, BufferError)):
+        _core.ring_gather(array, places, out)
+
+
+def test_a_batch_that_does_not_fit():
+    ring = shoal.Ring(3, FIELDS)
+    ring.append(record(1))
+    out = ring.sample(4)
+    with pytest.raises(ValueError, match="shape"):
+        ring.sample(5, out={**out, "_place": np.empty(5, np.int64)})

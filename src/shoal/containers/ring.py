@@ -205,7 +205,7 @@ class Ring:
     def _gather(self, out: dict[str, Any], rows: Any, places: Any, batch_size: int) -> None:
         for key, array in self._fields.items():
             if len(rows) == batch_size:
-                array.take(places, axis=0, out=out[key], mode="clip")  # clip: otherwise numpy fills a buffer first
+                _core.ring_gather(array, places, out[key])
             else:
                 out[key][rows] = array[places]
 
@@ -219,18 +219,10 @@ class Ring:
             return rng.integers(0, held, count)
         if self._tree is None:
             raise ValueError("this ring keeps no priorities: make it with prioritized=True")
-        tree = self._tree
-        leaves = len(tree) // 2
-        left = rng.random(count) * tree[1]
-        node = np.ones(count, np.int64)
-        while node[0] < leaves:
-            node *= 2
-            weight = tree[node]
-            right = left >= weight
-            left -= weight * right
-            node += right
+        places = np.empty(count, np.int64)
+        _core.ring_draw(self._tree, rng.random(count), places)
         # Rounding, or a change of the tree on the way down, may end one off: stay inside.
-        return np.minimum(node - leaves, held - 1)
+        return np.minimum(places, held - 1, out=places)
 
     def update_priorities(self, places: Any, priorities: Any) -> None:
         """Set the priorities of records (any positive numbers; apply your own exponent). Takes the ring's lock."""

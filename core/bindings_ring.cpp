@@ -1,0 +1,109 @@
+// Sampling from a ring: drawing by priority, and gathering the records drawn into one batch.
+#include <algorithm>
+
+#include "bindings.h"
+
+namespace shoal::py {
+namespace {
+
+constexpr u64 LINE = 64;
+constexpr u64 AHEAD = 2048;          // bytes of the next record that are fetched for each as many copied of this one
+constexpr u64 LONG_GATHER = 1 << 16;  // from here on other threads run meanwhile
+
+// The memory of an array, for as long as this lives.
+class Array {
+ public:
+  Array(PyObject* o, bool writable, Py_ssize_t itemsize) {
+    ok = PyObject_GetBuffer(o, &view_, PyBUF_ND | (writable ? PyBUF_WRITABLE : 0)) == 0;  // ND: C-contiguous
+    if (ok && (view_.ndim < 1 || (itemsize && view_.itemsize != itemsize))) {
+      PyErr_SetString(PyExc_TypeError, "an array of another type was expected");
+      ok = false;
+      PyBuffer_Release(&view_);
+    }
+  }
+  ~Array() {
+    if (ok) PyBuffer_Release(&view_);
+  }
+  Array(const Array&) = delete;
+  Py_ssize_t length() const { return view_.shape[0]; }
+  u64 bytes() const { return u64(view_.len); }
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(view_.buf);
+  }
+  bool ok;
+
+ private:
+  Py_buffer view_;
+};
+
+// ring_gather(array, places, out): out[i] = array[places[i]]. The records lie anywhere, so while one is copied the next
+// one is fetched: the processor's own prefetching ends at each page.
+PyObject* ring_gather(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  if (!arity("ring_gather", n, 3)) return nullptr;
+  Array from(args[0], false, 0), places(args[1], false, 8), out(args[2], true, 0);
+  if (!from.ok || !places.ok || !out.ok) return nullptr;
+  Py_ssize_t count = places.length();
+  u64 size = from.length() ? from.bytes() / u64(from.length()) : 0;
+  if (out.length() != count || out.bytes() != size * u64(count))
+    return PyErr_SetString(PyExc_ValueError, "the batch has another shape than the records"), nullptr;
+  const i64* at = places.as<i64>();
+  for (Py_ssize_t i = 0; i < count; i++)
+    if (at[i] < 0 || at[i] >= from.length()) return PyErr_SetString(PyExc_IndexError, "the ring has no such place"), nullptr;
+  auto copy = [&] {
+    u8* to = out.as<u8>();
+    const u8* base = from.as<u8>();
+    for (Py_ssize_t i = 0; i < count; i++, to += size) {
+      const u8 *record = base + u64(at[i]) * size, *next = base + u64(at[i + 1 < count ? i + 1 : i]) * size;
+      for (u64 done = 0; done < size; done += AHEAD) {
+        u64 step = std::min(AHEAD, size - done);
+        for (u64 k = 0; k < step; k += LINE) __builtin_prefetch(next + done + k);
+        std::memcpy(to + done, record + done, step);
+      }
+    }
+  };
+  if (out.bytes() >= LONG_GATHER) {
+    NoGil nogil;
+    copy();
+  } else {
+    copy();
+  }
+  Py_RETURN_NONE;
+}
+
+// ring_draw(tree, random, places): the leaf of a sum tree that each of the random numbers in [0, 1) falls upon. All go
+// down a level at a time, so that their cache misses overlap.
+PyObject* ring_draw(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  if (!arity("ring_draw", n, 3)) return nullptr;
+  Array tree(args[0], false, 8), random(args[1], true, 8), places(args[2], true, 8);
+  if (!tree.ok || !random.ok || !places.ok) return nullptr;
+  i64 leaves = tree.length() / 2;
+  Py_ssize_t count = places.length();
+  if (random.length() != count) return PyErr_SetString(PyExc_ValueError, "as many random numbers as places"), nullptr;
+  const double* sums = tree.as<double>();
+  double *left = random.as<double>(), all = leaves ? sums[1] : 0;
+  i64* node = places.as<i64>();
+  for (Py_ssize_t i = 0; i < count; i++) left[i] *= all, node[i] = 1;
+  for (i64 level = 1; level < leaves; level *= 2)
+    for (Py_ssize_t i = 0; i < count; i++) {
+      i64 child = node[i] * 2;
+      double sum = sums[child];
+      bool right = left[i] >= sum;
+      left[i] -= right ? sum : 0;
+      node[i] = child + right;
+    }
+  for (Py_ssize_t i = 0; i < count; i++) node[i] -= leaves;
+  Py_RETURN_NONE;
+}
+
+PyMethodDef functions[] = {
+    {"ring_gather", (PyCFunction)(void*)ring_gather, METH_FASTCALL, nullptr},
+    {"ring_draw", (PyCFunction)(void*)ring_draw, METH_FASTCALL, nullptr},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+}  // namespace
+
+bool ready_ring(PyObject* module) { return PyModule_AddFunctions(module, functions) == 0; }
+
+}  // namespace shoal::py
