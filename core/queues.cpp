@@ -25,11 +25,10 @@ void Client::take_over(Tx& tx, Handle item) {
 }
 
 // [lock of the container] `item` comes and `old` goes; true: nothing refers to `old` any more. These are the only two
-// entries that are ever locked together, the lower index first.
+// entries that are ever locked together, the lower index first. They may be the same: then only our reference goes.
 bool Client::exchange(Tx& tx, Handle item, Handle old) {
-  bool lower = index_of(item) < index_of(old);
-  tx.lock(entry(lower ? item : old).lock);
-  tx.lock(entry(lower ? old : item).lock);
+  tx.lock(entry(index_of(item) < index_of(old) ? item : old).lock);
+  if (item != old) tx.lock(entry(index_of(item) < index_of(old) ? old : item).lock);
   count_in(tx, item);
   tx.set(entry(old).contained, entry(old).contained - 1);
   return unreferenced(tx, old);
@@ -71,7 +70,7 @@ Handle Client::create_queue(u32 limit) {
 
 // Twice the room: a new block, the items copied, the old block freed, all in one change.
 void Client::queue_grow(Queue* q) {
-  u64 room = q->room ? q->room * 2 : FIRST_ROOM;
+  u64 now = peek(q->room), room = now ? now * 2 : FIRST_ROOM;
   u64 size = room * sizeof(Handle);
   for (;;) {
     ensure_block(size);
@@ -206,7 +205,6 @@ bool Client::queue_set(Queue* q, i64 index, Handle item) {
     if (!place(q, index, &at_)) return false;
     Handle& where = at<Handle>(q->items)[at_ % q->room];
     old = where;
-    if (old == item) return release(item), true;
     dead = exchange(tx, item, old);
     tx.set(where, item);
     tx.commit();
@@ -226,10 +224,10 @@ Handle Client::queue_pop(Queue* q, i64 index) {
     if (!place(q, index, &at_)) return 0;
     u64 head = q->head.load(std::memory_order_relaxed), tail = q->tail.load(std::memory_order_relaxed);
     item = at<Handle>(q->items)[at_ % q->room];
+    hand_out(tx, item, false);
     if (at_ == head) tx.set(q->head, head + 1);
     else if (at_ == tail - 1) tx.set(q->tail, tail - 1);
     else rebuild(tx, q, at_, 0);
-    hand_out(tx, item, false);
     tx.commit();
     local[index_of(item)]++;
   }
@@ -244,8 +242,8 @@ bool Client::queue_insert(Queue* q, i64 index, Handle item) {
       u64 head = q->head.load(std::memory_order_relaxed), n = q->tail.load(std::memory_order_relaxed) - head;
       if (n < q->room) {
         if (index < 0) index = std::max<i64>(0, index + i64(n));
-        rebuild(tx, q, head + std::min<u64>(u64(index), n), item);
         take_over(tx, item);
+        rebuild(tx, q, head + std::min<u64>(u64(index), n), item);
         tx.commit();
         local[index_of(item)]--;
         return true;
@@ -255,7 +253,7 @@ bool Client::queue_insert(Queue* q, i64 index, Handle item) {
   }
 }
 
-// [Queue::lock] A new block with `item` before place `at_`, or without the item at that place (item 0).
+// [Queue::lock, and the item's Entry::lock: the heap's comes last] A new block with `item` before place `at_`, or without the item at that place (item 0).
 void Client::rebuild(Tx& tx, Queue* q, u64 at_, Handle item) {
   u64 size = q->room * sizeof(Handle);
   // The class may be refilled only outside of a change; a run of pages needs no refill.

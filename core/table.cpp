@@ -104,15 +104,12 @@ bool Client::table_set(Table* t, u64 hash, std::string_view key, Handle value, b
       if (!replace) return false;
       auto* n = at<TableNode>(*link);
       old = n->value;
-      if (old == value) {
-        old = 0;
-      } else {
-        dead = exchange(tx, value, old);
-        tx.set(n->value, value);
-        tx.commit();
-        local[index_of(value)]--;
-      }
+      dead = exchange(tx, value, old);
+      tx.set(n->value, value);
+      tx.commit();
+      local[index_of(value)]--;
     } else {
+      take_over(tx, value);  // before the block: the heap's lock comes last
       Offset block = alloc_block(tx, size);
       if (size > SMALL_LIMIT) commit_block(block, size);
       auto* n = at<TableNode>(block);
@@ -129,7 +126,6 @@ bool Client::table_set(Table* t, u64 hash, std::string_view key, Handle value, b
       tx.set(t->last, block);
       tx.set(*head, block);
       tx.set(t->count, t->count.load(std::memory_order_relaxed) + 1);
-      take_over(tx, value);
       tx.commit();
       local[index_of(value)]--;
     }
@@ -172,8 +168,8 @@ Handle Client::table_pop(Table* t, u64 hash, std::string_view key) {
     Offset* link = find(*this, t, hash, key);
     if (!link) return 0;
     value = at<TableNode>(*link)->value;
-    unlink(tx, t, link);
     hand_out(tx, value, false);
+    unlink(tx, t, link);
     tx.commit();
     local[index_of(value)]++;
   }
@@ -190,8 +186,8 @@ bool Client::table_pop_end(Table* t, bool last, std::string* key, Handle* value)
     auto* n = at<TableNode>(o);
     key->assign(n->key, n->length);
     *value = n->value;
-    unlink(tx, t, find(*this, t, n->hash, *key));
     hand_out(tx, *value, false);
+    unlink(tx, t, find(*this, t, n->hash, *key));
     tx.commit();
     local[index_of(*value)]++;
   }
@@ -217,8 +213,8 @@ bool Client::table_drop_one(Table* t, Handle* dead) {
   if (o) {
     auto* n = at<TableNode>(o);
     Handle value = n->value;
-    unlink(tx, t, find(*this, t, n->hash, std::string_view(n->key, n->length)));
     if (drop_contained_tx(tx, value)) *dead = value;
+    unlink(tx, t, find(*this, t, n->hash, std::string_view(n->key, n->length)));
     tx.commit();
     return true;
   }
