@@ -103,7 +103,7 @@ struct alignas(64) Slot {
   u32 blocked;             // [lock Scheduler::lock] 1: the CPU part of the lease was given back while waiting
   u64 gpus;                // [lock Scheduler::lock] bit per GPU that the lease gives this process ...
   i64 gpu_share;           // ... and how much of each, in 1/10000
-  Handle actor;            // [slot] the actor this process hosts
+  std::atomic<Handle> actor;  // [slot] the actor this process hosts; read by anybody as a hint
   std::atomic<u32> command;  // [word] requests to the process, CommandBits
   u32 pad0;
   // What wakes the process: `ring` goes up by one for each event, sleepers wait on it as a futex.

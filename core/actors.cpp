@@ -186,14 +186,19 @@ void Client::actor_drop_life(Handle handle) {
   }
 }
 
-// We are about to make it: kill() finds us from now on.
+// We are about to make it: kill() finds us from now on. No kill is lost: who kills it sets `closing`, then looks for a host;
+// the host makes itself known here, then looks at `closing`. Both are sequentially consistent, so one of them sees the
+// other. Were neither to, an actor that has been declared dead would be made all the same.
 void Client::actor_starts(Handle handle) {
   Actor* a = actor(handle);
-  Tx tx(*this);
-  tx.lock(a->lock);
-  tx.set(a->slot, slot);
-  tx.set(me->actor, handle);
-  tx.commit();
+  {
+    Tx tx(*this);
+    tx.lock(a->lock);
+    tx.set(a->slot, slot);
+    tx.set(me->actor, handle);
+    tx.commit();
+  }
+  std::atomic_thread_fence(std::memory_order_seq_cst);
 }
 
 // The host has nothing to do: shall it leave? A result of its last calls may hold a handle that was not there when the

@@ -319,7 +319,7 @@ nb::list processes() {
     d["state"] = int(state);
     d["role"] = int(s.role.load());
     d["label"] = nb::steal(PyUnicode_DecodeUTF8(s.label, Py_ssize_t(strnlen(s.label, MAX_NAME)), "replace"));
-    d["actor"] = s.actor;
+    d["actor"] = s.actor.load();
     d["blocked"] = s.blocked != 0;
     d["lease"] = s.lease;
     d["running"] = s.running != 0;
@@ -657,7 +657,7 @@ NB_MODULE(_core, m) {
   });
   m.def("slot_info", [](u32 slot) {
     Slot& s = C.slots[slot];
-    return nb::make_tuple(int(s.state.load()), int(s.role.load()), s.pid, s.actor,
+    return nb::make_tuple(int(s.state.load()), int(s.role.load()), s.pid, s.actor.load(),
                           nb::steal(PyUnicode_DecodeUTF8(s.label, Py_ssize_t(strnlen(s.label, MAX_NAME)), "replace")));
   });
   m.def("recover", [](u32 slot) { call([&] { C.recover(slot); }); });

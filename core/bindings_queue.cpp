@@ -359,21 +359,6 @@ PyObject* fence(PyObject*, PyObject*) {
   Py_RETURN_NONE;
 }
 
-// A Ring's stamp of one place. Even: 2 * (number + 1) of the complete record there, 0: none yet. Odd: the record is being
-// written, and by whom: 1 | slot << 1 | the slot's epoch (16 bits) << 11 | number (36 bits) << 27.
-// The rule: a place is written only by the process named in its stamp, which got there by a compare-and-swap from an even
-// stamp or from that of a dead process. So two producers that are a whole round apart never write one place at once.
-i64 writing_stamp(i64 number) {
-  return i64(1 | u64(C.slot) << 1 | u64(C.me->epoch.load() & 0xffff) << 11 | (u64(number) & 0xfffffffff) << 27);
-}
-
-bool is_written(i64 stamp) {
-  if (!(stamp & 1)) return false;
-  const Slot& s = C.slots[u64(stamp) >> 1 & (MAX_PROCESSES - 1)];
-  u32 state = s.state.load();
-  return (state == SLOT_STARTING || state == SLOT_ALIVE) && (s.epoch.load() & 0xffff) == (u64(stamp) >> 11 & 0xffff);
-}
-
 // ring_claim(claimed, skipped, stamp of place 0, capacity, count) -> the numbers of `count` records to be written by us,
 // as the bytes of 64-bit integers. Numbers whose places are just being written by others are skipped.
 PyObject* ring_claim(PyObject*, PyObject* const* args, Py_ssize_t n) {
@@ -391,9 +376,7 @@ PyObject* ring_claim(PyObject*, PyObject* const* args, Py_ssize_t n) {
     i64 want = count - i64(numbers.size());
     i64 first = words[0]->fetch_add(want), got = 0;
     for (i64 k = first; k < first + want; k++) {
-      std::atomic<i64>& stamp = words[2][k % capacity];
-      i64 old = stamp.load();
-      if (!is_written(old) && stamp.compare_exchange_strong(old, writing_stamp(k))) numbers.push_back(k), got++;
+      if (C.ring_claim(words[2][k % capacity], k)) numbers.push_back(k), got++;
     }
     if (got < want) words[1]->fetch_add(want - got);
     tried += want;

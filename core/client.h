@@ -290,10 +290,14 @@ struct Client {
   void take_over(Tx& tx, Handle item);         // our reference becomes the container's
   void hand_out(Tx& tx, Handle item, bool keep);  // the container's becomes (keep: there is also) one of ours
 
+  // ring.cpp
+  bool ring_claim(std::atomic<i64>& stamp, i64 number);  // the place of that stamp is ours to write; false: somebody writes it
+
   // table.cpp
   Table* table(Handle h) const { return at<Table>(entry(h).payload + 64); }
   Handle create_table();
-  bool table_set(Table* t, u64 hash, std::string_view key, Handle value, bool replace);  // false: it is there already
+  // Takes over our reference to `value`, also if just that was there. False: something is (and the reference is still ours).
+  bool table_set(Table* t, u64 hash, std::string_view key, Handle value, bool replace);
   Handle table_get(Table* t, u64 hash, std::string_view key);      // comes with a reference of ours; 0: not there
   Handle table_pop(Table* t, u64 hash, std::string_view key);
   bool table_pop_end(Table* t, bool last, std::string* key, Handle* value);

@@ -34,8 +34,10 @@ Shared* shared = static_cast<Shared*>(mmap(nullptr, sizeof(Shared), PROT_READ | 
 // Of a member's process.
 u32 number;
 u64 steps_to_live;
+Client* self;
 
 void step(const char* name) {
+  if (!std::strcmp(name, "tx.lock")) check_lock_order(*self);
   if (--steps_to_live) return;
   std::strncpy(shared->step[number], name, sizeof shared->step[number] - 1);
   shared->steps.fetch_add(1);
@@ -100,8 +102,9 @@ class Round {
     c.become(m.slot, m.is_client ? ROLE_GUEST : ROLE_WORKER, i32(getpid()));
     number = i;
     steps_to_live = steps;
-    if (steps && !leaving_) at_crash_point = step;
     Peer peer(w_, c, theme_, nullptr, seed);
+    self = &peer.c;
+    if (steps && !leaving_) at_crash_point = step;
     if (m.is_client) peer.client(shared->ops[i]);
     else peer.worker();
     _exit(0);
@@ -124,6 +127,8 @@ class Round {
 
   void supervise(bool kills) {
     reap();
+    for (auto& asked : members_)
+      if (asked.pid && w_.c.slots[asked.slot].command.fetch_and(~CMD_KILL) & CMD_KILL) kill(asked.pid, SIGKILL);
     Member& m = members_[rnd_.below(MEMBERS)];
     if (kills && m.pid && !m.killed && rnd_.one_in(24)) {
       m.killed = true;

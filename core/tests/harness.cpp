@@ -36,7 +36,8 @@ void doing(const char* format, ...) {
 
 std::string take_counts() {
   static const char* names[NCOUNTS] = {"operations", "puts",     "tasks", "steals", "cancels",      "actor calls", "of them checked for order",
-                                       "stream items", "critical sections", "changes of containers", "time-outs", "names", "refused for lack of memory", "deaths", "tasks run again"};
+                                       "stream items", "actors killed", "critical sections", "changes of containers", "of versions", "views", "ring records",
+                                       "time-outs",    "names",    "refused for lack of memory", "deaths", "tasks run again"};
   std::string text;
   for (u32 i = 0; i < NCOUNTS; i++)
     if (u64 n = board->counts[i].exchange(0)) text += (text.empty() ? "" : ", ") + std::to_string(n) + " " + names[i];
@@ -107,7 +108,7 @@ __attribute__((no_sanitize("thread"))) void dump(Client& c) {
     if (s.state.load() == SLOT_FREE) continue;
     std::fprintf(stderr, "  %u: state %u role %u pid %d ring %u sleepers %u lease %u blocked %u idle %d spinning %d command %u actor %llx\n", i,
                  s.state.load(), s.role.load(), s.pid, s.ring.load(), s.sleepers.load(), s.lease, s.blocked, bit(c.h->sched.idle, i),
-                 bit(c.h->sched.spinning, i), s.command.load(), (unsigned long long)s.actor);
+                 bit(c.h->sched.spinning, i), s.command.load(), (unsigned long long)s.actor.load());
     if (s.journal.count) std::fprintf(stderr, "     journal: %u records\n", s.journal.count);
     for (u32 k = 0; k < s.journal.nlocks && k < JOURNAL_LOCKS; k++)
       std::fprintf(stderr, "     lock %s, its owner is %u\n", place(c, s.journal.locks[k]).c_str(), c.at<SpinLock>(s.journal.locks[k])->owner.load());
@@ -192,16 +193,15 @@ Handle put_nothing(Client& c, bool failed) {
   return h;
 }
 
-Handle new_lock(Client& c) {
+Handle new_mutable(Client& c, u64 size) {
   Handle h = c.create(KIND_MUTABLE);
-  u64 size = sizeof(Guarded);
   try {
     c.begin_payload(h, FORMAT_PICKLE, 0, 1, 0, &size);
   } catch (const Error&) {
     c.release(h);
     throw;
   }
-  *guarded(c, h) = Guarded{};
+  std::memset(static_cast<void*>(guarded(c, h)), 0, size);
   c.publish(h, false);
   return h;
 }
@@ -213,6 +213,31 @@ void World::make_locks(u32 n) {
 void World::make_containers() {
   queue = c.create_queue(0);
   table = c.create_table();
+  Handle first = put_nothing(c, false);
+  cell = c.create_cell(first);
+  c.release(first);
+  ring = new_mutable(c, sizeof(Records));
+}
+
+// The order of docs/design.md, section 4. A lock that lies in the heap is a container's, which comes before its values'
+// entries, or a task's, an actor's, a mutex's, which come after; of two entries the lower comes first.
+void check_lock_order(Client& c) {
+  auto rank = [&](Offset o) {
+    if (o >= c.h->heap_base) return 0;
+    if (o == c.offset(&c.h->names.lock)) return 1;
+    if (o >= c.h->entries) return 2;
+    if (o == c.offset(&c.h->sched.lock)) return 3;
+    if (o >= c.offset(c.h->sched.shapes) && o < c.offset(c.h->sched.shapes + MAX_SHAPES)) return 4;
+    if (o >= c.offset(c.h->heap.classes) && o < c.offset(c.h->heap.classes + NUM_CLASSES)) return 5;
+    return 6;  // the heap's, and that of the free entries, which is taken alone
+  };
+  const Journal& j = c.me->journal;
+  Offset last = j.locks[j.nlocks - 1];
+  for (u32 k = 0; k + 1 < j.nlocks; k++) {
+    int before = rank(j.locks[k]), now = rank(last);
+    bool right = before < now || (before == now && (now == 0 || (now == 2 && j.locks[k] < last))) || (now == 0 && before <= 2);
+    REQUIRE_TEXT(right, place(c, last) + " after " + place(c, j.locks[k]));
+  }
 }
 
 // --------------------------------------------------------------------------------------------- deaths
@@ -276,14 +301,18 @@ bool World::restart(Task* t) {
   return true;
 }
 
-void World::bury_actor(Handle actor) {
-  if (!c.sealed(actor)) return;
+void mourn(Client& c, Handle actor) {
   Handle death = put_nothing(c, true);
   c.actor_dead(actor, death);
   for (auto& [name, object] : c.name_list(NAMES_ACTOR))
     if (object == actor) c.name_remove(NAMES_ACTOR, name, actor);
   while (Task* t = c.take_all_mail(actor)) fail_task(c, t);
   c.release(death);
+}
+
+void World::bury_actor(Handle actor) {
+  if (!c.sealed(actor)) return;
+  mourn(c, actor);
   c.actor_drop_life(actor);
 }
 
@@ -316,7 +345,7 @@ void World::bury(u32 slot) {
 bool World::settled() {
   u32 alive = 0;
   for (u32 i = 1, n = c.h->heap.entry_top.load(); i < n; i++) alive += c.entries[i].state.load() != ENTRY_FREE;
-  if (alive > locks.size() + (queue != 0) + (table != 0)) return false;
+  if (alive > locks.size() + (ring ? 5 : 0)) return false;  // the containers, and the value in the cell
   for (u32 i = 0; i < c.h->sched.nshapes.load(); i++)
     if (c.h->sched.shapes[i].length.load()) return false;
   return true;
@@ -327,7 +356,8 @@ void World::forget() {
   std::string key;
   Handle value;
   while (table && c.table_pop_end(c.table(table), false, &key, &value)) c.release(value);
-
+  u64 version;
+  if (cell) REQUIRE(c.cell_publish(c.cell(cell), put_nothing(c, false), nullptr, &version));
   for (NameSpace space : {NAMES_ACTOR, NAMES_LOCK, NAMES_FUNCTION, NAMES_OBJECT})
     for (auto& [name, object] : c.name_list(space)) c.name_remove(space, name, object);
 }
@@ -350,9 +380,10 @@ void World::audit() {
     c.release(h);
   }
   locks.clear();
-  if (queue) c.release(queue);
-  if (table) c.release(table);
-  queue = table = 0;
+  for (Handle* h : {&queue, &table, &cell, &ring}) {
+    if (*h) c.release(*h);
+    *h = 0;
+  }
   u32 top = c.h->slots_top.load();
   for (u32 i = 0; i < top; i++) {
     Slot& s = c.slots[i];

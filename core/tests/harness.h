@@ -46,7 +46,8 @@ struct Options {
 };
 
 // What happened, for the summary lines.
-enum Count : u32 { OPS, PUTS, TASKS, STEALS, CANCELS, CALLS, ORDERED, STREAMED, SECTIONS, ITEMS_MOVED, TIMEOUTS, NAMED, FULL, DIED, RETRIED, NCOUNTS };
+enum Count : u32 { OPS, PUTS, TASKS, STEALS, CANCELS, CALLS, ORDERED, STREAMED, KILLS, SECTIONS, ITEMS_MOVED, VERSIONS, VIEWS,
+                   RECORDS, TIMEOUTS, NAMED, FULL, DIED, RETRIED, NCOUNTS };
 
 // Anonymous memory shared by all processes of the program.
 struct Board {
@@ -78,12 +79,12 @@ class World {
   u32 actor_shape = 0;
   std::vector<u32> shapes;        // of ordinary tasks
   std::vector<Handle> locks;      // mutable objects that everybody works on, kept by the supervisor
-  Handle queue = 0, table = 0;    // the same
+  Handle queue = 0, table = 0, cell = 0, ring = 0;  // the same
 
   Client client() const;          // the same mapping for one more thread; become() is up to the caller
   void bury(u32 slot);            // all that is to be done about a dead participant
-  bool settled();                 // no object is alive but `locks` and the containers, no task waits anywhere
-  void forget();                  // names, and what lies in the queue and the table
+  bool settled();                 // no object is alive but what the supervisor keeps, no task waits anywhere
+  void forget();                  // names, and what lies in the containers
   void drain();                   // does what is left to do, as a worker would; but no actor lives on
   void audit();                   // nobody else runs, nobody else holds anything: is all well, is every byte back?
   void make_locks(u32 n);
@@ -102,10 +103,24 @@ struct Guarded {
   u64 inside;
 };
 
+// The numbers of a ring.
+struct Records {
+  static constexpr u32 CAPACITY = 4;
+  std::atomic<i64> claimed, skipped;
+  struct {
+    std::atomic<i64> stamp;
+    std::atomic<u64> a, b;
+  } places[CAPACITY];
+};
+
 inline u32 state_of(Client& c, Handle h) { return c.entry(h).state.load(std::memory_order_acquire); }
 Handle put_nothing(Client& c, bool failed);         // an object without a value
-Handle new_lock(Client& c);                         // a mutable object that holds a Guarded
+Handle new_mutable(Client& c, u64 size);            // of zeroes
+inline Handle new_lock(Client& c) { return new_mutable(c, sizeof(Guarded)); }
 inline Guarded* guarded(Client& c, Handle h) { return reinterpret_cast<Guarded*>(c.rw + c.entry(h).payload + c.spans(h)[0].start); }
+inline Records* records(Client& c, Handle h) { return reinterpret_cast<Records*>(c.rw + c.entry(h).payload + c.spans(h)[0].start); }
+void mourn(Client& c, Handle actor);                // it is dead: no call of it is run any more
+void check_lock_order(Client& c);                   // may the last lock in its journal be taken after the others?
 void fail_task(Client& c, Task* t);                 // what is not sealed yet gets an exception; then finish()
 
 void threads(const Options& o);

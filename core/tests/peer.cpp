@@ -1,24 +1,23 @@
-// What a participant does about values, references, names, locks and containers; the client's mixture of everything.
+// What a participant does about values, references, names and locks; the client's mixture of everything.
 #include "peer.h"
 
 #include <sched.h>
 #include <unistd.h>
 
-#include <algorithm>
-
 namespace shoal::stress {
 
 constexpr u32 MAX_HELD = 48;
 
-//                                  put big read drop submit wait cancel stream name actor call section pass queue table
+//                 put big read drop submit wait cancel stream name actor call kill section pass queue table version view ring
 const Theme themes[] = {
-    {"everything", {12, 1, 10, 14, 16, 8, 3, 2, 5, 1, 8, 10, 6, 6, 6}, 1 << 30, false},
-    {"objects", {30, 1, 20, 30, 0, 0, 0, 0, 6, 0, 0, 0, 30, 0, 0}, 1 << 30, false},
-    {"tasks", {4, 0, 4, 20, 40, 14, 8, 4, 1, 0, 0, 0, 6, 0, 0}, 1 << 30, false},
-    {"actors", {4, 0, 2, 16, 6, 6, 4, 0, 6, 3, 40, 0, 2, 0, 0}, 1 << 30, false},
-    {"locks", {2, 0, 0, 2, 2, 1, 0, 0, 4, 0, 0, 90, 2, 0, 0}, 1 << 30, false},
-    {"containers", {8, 0, 2, 4, 4, 1, 0, 0, 0, 0, 0, 0, 0, 40, 40}, 1 << 30, false},
-    {"memory", {20, 30, 12, 40, 4, 2, 0, 0, 1, 0, 0, 0, 6, 4, 4}, 48 << 20, true},
+    {"everything", {12, 1, 10, 14, 16, 8, 3, 2, 5, 1, 8, 1, 10, 6, 6, 6, 5, 5, 3}, 1 << 30, false},
+    {"objects", {30, 1, 20, 30, 0, 0, 0, 0, 6, 0, 0, 0, 0, 30, 0, 0, 0, 0, 0}, 1 << 30, false},
+    {"tasks", {4, 0, 4, 20, 40, 14, 8, 4, 1, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0}, 1 << 30, false},
+    {"actors", {4, 0, 2, 16, 6, 6, 4, 0, 6, 3, 40, 2, 0, 2, 0, 0, 0, 0, 0}, 1 << 30, false},
+    {"locks", {2, 0, 0, 2, 2, 1, 0, 0, 4, 0, 0, 0, 90, 2, 0, 0, 0, 0, 0}, 1 << 30, false},
+    {"containers", {8, 0, 2, 4, 4, 1, 0, 0, 0, 0, 0, 0, 0, 0, 40, 40, 0, 0, 0}, 1 << 30, false},
+    {"versions", {8, 0, 4, 6, 4, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 30, 30, 20}, 1 << 30, false},
+    {"memory", {20, 30, 12, 40, 4, 2, 0, 0, 1, 0, 0, 0, 0, 6, 4, 4, 4, 1, 0}, 48 << 20, true},
 };
 const u32 num_themes = sizeof themes / sizeof themes[0];
 
@@ -133,12 +132,20 @@ void Peer::drop_all() {
   while (!held_.empty()) drop(held_.size() - 1);
 }
 
+// What comes out of a container may be anybody's: nobody knows what to expect, but it is whole.
+void Peer::taken(Handle h) {
+  if (!h) return;
+  Held x{h};
+  look(x);
+  keep(x);
+}
+
 // A finished value must be what was expected.
 void Peer::look(const Held& x) {
   u32 state = state_of(c, x.h);
   if (state == ENTRY_READY) {
     u64 value = read(x.h);
-    if (x.known) REQUIRE_TEXT(value == x.expect, "flags " + std::to_string(c.entry(x.h).flags) + " size " + std::to_string(c.entry(x.h).size) + " op " + std::to_string(x.pad) + " sure " + std::to_string(x.sure) + " h " + std::to_string(x.h)+" value "+std::to_string(value));
+    if (x.known) REQUIRE(value == x.expect);
   } else if (state == ENTRY_FAILED) {
     REQUIRE(!x.sure);
   }
@@ -190,8 +197,7 @@ void Peer::name() {
       if (what == LOCK) {
         Handle h = new_lock(c);
         here();
-        c.name_set(space, text, h);
-        c.release(h);
+        giving(h, [&] { return c.name_set(space, text, h), false; });
       }
       break;
     case 2:
@@ -301,92 +307,6 @@ void Peer::section() {
   c.release(h);
 }
 
-// What comes out of a container may be anybody's: nobody knows what to expect, but it is whole.
-void Peer::taken(Handle h) {
-  if (!h) return;
-  Held x{h};
-  look(x);
-  keep(x);
-}
-
-void Peer::queue() {
-  Queue* q = c.queue(w_.queue);
-  Held* x = any(VALUE);
-  u64 n = q->tail.load() - q->head.load();  // a hint
-  count(ITEMS_MOVED);
-  switch (rnd.below(9)) {
-    case 0:
-    case 1:
-    case 2: {
-      if (!x || n > 200) return taken(c.queue_get(q));
-      Handle h = x->h;
-      c.acquire(h);
-      here();
-      try {
-        if (rnd.one_in(2)) c.queue_put(q, h);
-        else c.queue_insert(q, rnd.below(20), h);
-      } catch (const Error&) {
-        c.release(h);
-        throw;
-      }
-      break;
-    }
-    case 3:
-      if (x) {
-        Handle h = x->h;
-        c.acquire(h);
-        if (!c.queue_set(q, i64(rnd.below(20)) - 10, h)) c.release(h);
-      }
-      break;
-    case 4: return taken(c.queue_pop(q, i64(rnd.below(20)) - 10));
-    case 5: return taken(c.queue_at(q, i64(rnd.below(20)) - 10));
-    case 6: {
-      u32 seen = c.me->ring.load(std::memory_order_seq_cst);
-      if (c.queue_watch(q, true)) c.sleep_ring(seen, now_ns() + rnd.below(300000) + 1);
-      break;
-    }
-    default: return taken(c.queue_get(q));
-  }
-}
-
-void Peer::table() {
-  Table* t = c.table(w_.table);
-  u64 hash = mix(rnd.below(150));
-  std::string key = std::to_string(hash);
-  Held* x = any(VALUE);
-  count(ITEMS_MOVED);
-  switch (rnd.below(8)) {
-    case 0:
-    case 1:
-    case 2:
-    case 3:
-      if (x) {
-        Handle h = x->h;
-        c.acquire(h);
-        here();
-        try {
-          if (!c.table_set(t, hash, key, h, !rnd.one_in(4))) c.release(h);
-        } catch (const Error&) {
-          c.release(h);
-          throw;
-        }
-      }
-      break;
-    case 4: return taken(c.table_get(t, hash, key));
-    case 5: return taken(c.table_pop(t, hash, key));
-    case 6: {
-      Handle value;
-      if (c.table_pop_end(t, rnd.one_in(2), &key, &value)) taken(value);
-      break;
-    }
-    default: {
-      auto keys = c.table_keys(t);
-      std::sort(keys.begin(), keys.end());
-      REQUIRE(std::unique(keys.begin(), keys.end()) == keys.end());
-    }
-  }
-}
-
 void Peer::pass() {
   if (!flight_) return;
   if (rnd.one_in(2)) {
@@ -425,7 +345,7 @@ void Peer::one(ClientOp op) {
       u64 seed = rnd.next();
       Handle h = put(seed, random_size(op == BIG), children);
       count(PUTS);
-      keep({h, mix(seed), VALUE, true, true, false,-1, true});
+      keep({h, mix(seed), VALUE, true, true, false, true});
       break;
     }
     case READ:
@@ -464,10 +384,14 @@ void Peer::one(ClientOp op) {
         c.release(actor);
       }
       break;
+    case KILL: kill(); break;
     case SECTION: section(); break;
     case PASS: pass(); break;
     case QUEUE: queue(); break;
     case TABLE: table(); break;
+    case VERSION: version(); break;
+    case VIEW: view(); break;
+    case RING: ring(); break;
     case NUM_OPS: break;
   }
 }

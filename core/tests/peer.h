@@ -24,7 +24,7 @@ struct Held {  // a reference
   bool known = false;   // `expect` counts
   bool sure = false;    // it will not fail
   bool loose = false;   // nobody counts on it: it may be cancelled
-  int pad = 0; bool prompt = false;  // it does not wait for an actor, which may wait for a place to live
+  bool prompt = false;  // it does not wait for an actor, which may wait for a place to live
 };
 
 // References on their way from one thread to another: each is counted as contained while it is here.
@@ -33,7 +33,8 @@ struct Flight {
   std::deque<Held> queue;
 };
 
-enum ClientOp : u32 { PUT, BIG, READ, DROP, SUBMIT, WAIT, CANCEL, STREAM, NAME, MAKE_ACTOR, CALL, SECTION, PASS, QUEUE, TABLE, NUM_OPS };
+enum ClientOp : u32 { PUT, BIG, READ, DROP, SUBMIT, WAIT, CANCEL, STREAM, NAME, MAKE_ACTOR, CALL, KILL, SECTION, PASS, QUEUE, TABLE,
+                     VERSION, VIEW, RING, NUM_OPS };
 struct Theme {
   const char* name;
   u32 weights[NUM_OPS];
@@ -72,6 +73,7 @@ class Peer {
 
   void here() {  // a place to die
     if (die_one_in && rnd.one_in(die_one_in)) throw Died{};
+    if (flight_ && c.me->command.load(std::memory_order_relaxed) & CMD_KILL) throw Died{};
   }
   [[noreturn]] void leave();
 
@@ -108,9 +110,27 @@ class Peer {
   void section();
   bool lock(Mutex* m, u64 me, u64 deadline, bool now);
   void pass();
+  void kill();
+
+  // what many share (peer_shared.cpp)
   void queue();
   void table();
+  void version();
+  void view();
+  void ring();
   void taken(Handle h);
+  // Gives a reference of ours away, unless that fails or is not wanted.
+  template <class F>
+  void giving(Handle h, F give) {
+    bool given;
+    try {
+      given = give();
+    } catch (const Error&) {
+      c.release(h);
+      throw;
+    }
+    if (!given) c.release(h);
+  }
 
   World& w_;
   const Theme& theme_;
@@ -118,6 +138,7 @@ class Peer {
   std::vector<Held> held_;
   u32 participant_;
   u64 sequence_ = 0;
+  u64 newest_ = 0;  // version that was seen
   u32 block_depth_ = 0, help_depth_ = 0;
   std::map<u32, u64> last_call_;  // of each participant, to the actor hosted here
 };

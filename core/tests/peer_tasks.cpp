@@ -56,7 +56,7 @@ std::vector<Held> Peer::submit(TaskKind kind, TaskOp op, u32 shape, Handle actor
     t->retries = sure ? -1 : i32(rnd.below(2));
     t->flags = op == ITEMS ? TASK_STREAMING : 0;
     std::memcpy(c.args(t), &call, sizeof call);
-    for (u32 i = 0; i < nreturns; i++) results.push_back({c.add_return(t), mix(mix(r.expect + i)), VALUE, r.known, sure, !sure, int(op*10+kind*100+i+args.size()*1000), prompt});
+    for (u32 i = 0; i < nreturns; i++) results.push_back({c.add_return(t), mix(mix(r.expect + i)), VALUE, r.known, sure, !sure, prompt});
     here();
     for (auto& x : args) c.add_dep(t, x.h, true);
     for (auto& x : refs) c.add_dep(t, x.h, false);
@@ -244,6 +244,35 @@ void Peer::execute(Task* t) {
     return fail_task(c, t);
   }
   c.finish(t);
+}
+
+// What LocalEngine.kill does.
+void Peer::kill() {
+  Held* x = any(ACTOR);
+  if (!x) return;
+  Handle actor = x->h;
+  Actor* a = c.actor(actor);
+  bool for_good = rnd.one_in(2);
+  count(KILLS);
+  if (for_good) {
+    a->closing.store(2);
+    if (a->state.load() == ACTOR_ALIVE) c.ring(a->slot.load());
+    here();
+  }
+  u32 state = a->state.load();
+  Slot& host = c.slots[a->slot.load()];
+  if (host.actor.load() == actor && host.state.load() == SLOT_ALIVE) {
+    host.command.fetch_or(CMD_KILL);
+  } else if (for_good && (state == ACTOR_PENDING || state == ACTOR_RESTARTING)) {
+    mourn(c, actor);
+    here();
+    if (Task* t = c.cancel_creation(actor)) {
+      here();
+      c.actor_drop_life(actor);  // the record last: while it is ours, our death is the actor's too
+      here();
+      c.finish(t);
+    }
+  }
 }
 
 // -------------------------------------------------------------------------------------------- workers

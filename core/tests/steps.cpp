@@ -32,9 +32,12 @@ struct Death {
   u64 step;
   u32 instructions;  // later
 };
-Death fate;  // in the victim
+// In the victim:
+Death fate;
+Client* self;
 
 void at_step(const char* name) {
+  if (!std::strcmp(name, "tx.lock")) check_lock_order(*self);
   if (shared->steps.fetch_add(1, std::memory_order_relaxed) + 1 != fate.step) return;
   std::strncpy(shared->step, name, sizeof shared->step - 1);
   syscall(SYS_kill, getpid(), fate.instructions ? SIGSTOP : SIGKILL);
@@ -51,6 +54,7 @@ void at_step(const char* name) {
   Stage mine{s.w, c, s.h, s.sure, {}, s.node};
   scene.warm(mine);
   fate = death;
+  self = &c;
   at_crash_point = at_step;
   scene.act(mine);
   _exit(0);
