@@ -1,4 +1,4 @@
-// Scenes of queues, lists and dictionaries.
+// Scenes of queues, lists, dictionaries and rings.
 #include "scene.h"
 
 namespace shoal::stress {
@@ -24,6 +24,9 @@ void take(Stage& s, Handle item) {
   REQUIRE(item);
   s.c.release(item);
 }
+
+// What was given to the container is not ours any more, and what came out of it we have let go of.
+void holds_nothing(Stage& s) { REQUIRE(!s.c.local[index_of(s.sure[1])] && !s.c.local[index_of(s.sure[2])]); }
 
 void fill_queue(Stage& s, u32 n) {
   for (u32 i = 0; i < n; i++) put(s, s.sure[1]);
@@ -120,6 +123,10 @@ void queues(std::vector<Scene>& all) {
                  [](Stage& s) {
                    Queue* q = queue(s);
                    take(s, s.c.queue_at(q, -1));
+                   for (u32 i = 0; i < 2; i++) {  // the second finds it there
+                     s.c.acquire(s.sure[2]);
+                     REQUIRE(s.c.queue_set(q, 2, s.sure[2]));
+                   }
                    for (u32 i = 0; i < 2; i++) REQUIRE(s.c.queue_set(q, 2, make(s.c, 10)));  // the second disposes of the first
                    s.c.acquire(s.sure[2]);
                    REQUIRE(s.c.queue_insert(q, 1, s.sure[2]));
@@ -127,6 +134,7 @@ void queues(std::vector<Scene>& all) {
                    take(s, s.c.queue_pop(q, 0));
                    take(s, s.c.queue_pop(q, -1));
                    s.c.queue_clear(q);
+                   holds_nothing(s);
                  },
                  nullptr, empty_queue});
 }
@@ -154,6 +162,7 @@ void tables(std::vector<Scene>& all) {
                    REQUIRE(s.c.table_pop_end(table(s), true, &key, &value) && key == "2");
                    s.c.release(value);
                    REQUIRE(!s.c.table_get(table(s), 1, "1"));
+                   holds_nothing(s);
                  },
                  nullptr, empty_table});
   all.push_back({"dictionary: grows", prepare_table, [](Stage& s) { fill_table(s, 64); },
@@ -179,11 +188,45 @@ void tables(std::vector<Scene>& all) {
                  nullptr, empty_table});
 }
 
+void rings(std::vector<Scene>& all) {
+  all.push_back({"ring: a record is written", [](Stage& s) { s.sure = {new_mutable(s.c, sizeof(Records))}; },
+                 [](Stage& s) { s.c.acquire(s.sure[0]); },
+                 [](Stage& s) {
+                   Records* r = records(s.c, s.sure[0]);
+                   auto& place = r->places[0];
+                   CRASH_POINT("ring.before");
+                   i64 number = r->claimed.fetch_add(1);
+                   CRASH_POINT("ring.number");
+                   REQUIRE(s.c.ring_claim(place.stamp, number));
+                   CRASH_POINT("ring.claimed");
+                   s.meet();
+                   place.a.store(5);
+                   CRASH_POINT("ring.half");
+                   place.b.store(5);
+                   CRASH_POINT("ring.whole");
+                   place.stamp.store(2 * (number + 1));
+                   CRASH_POINT("ring.done");
+                   s.c.release(s.sure[0]);
+                 },
+                 // One round on: who writes is not disturbed.
+                 [](Stage& s) { REQUIRE(!s.c.ring_claim(records(s.c, s.sure[0])->places[0].stamp, Records::CAPACITY)); },
+                 // But his death does not keep the place, not even if somebody else has his slot now.
+                 [](Stage& s) {
+                   auto& place = records(s.c, s.sure[0])->places[0];
+                   i64 stamp = place.stamp.load();
+                   REQUIRE(stamp & 1 || place.a.load() == place.b.load());
+                   u32 slot = s.c.claim_slot();
+                   REQUIRE(s.c.ring_claim(place.stamp, 2 * Records::CAPACITY));
+                   s.c.slots[slot].state.store(SLOT_FREE);
+                 }});
+}
+
 }  // namespace
 
 void container_scenes(std::vector<Scene>& all) {
   queues(all);
   tables(all);
+  rings(all);
 }
 
 }  // namespace shoal::stress

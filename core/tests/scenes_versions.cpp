@@ -101,7 +101,10 @@ void cells(std::vector<Scene>& all) {
                    h = make(s.c, 10);
                    u64 found;
                    REQUIRE(!s.c.cell_publish(cell(s), h, &version, &found) && found == 2);
+                   s.c.acquire(h);
                    REQUIRE(s.c.cell_publish(cell(s), h, &found, &version) && version == 3);
+                   REQUIRE(s.c.cell_publish(cell(s), h, nullptr, &version) && version == 4);  // the same once more
+                   REQUIRE(!s.c.local[index_of(h)]);
                    let_go(s);
                  },
                  nullptr, read_cell});
