@@ -1,8 +1,10 @@
 // Two processes pass a word to and fro through a shared page: the fastest that any call and its answer can be.
 //
 //     physical asleep|spinning SECONDS      prints round trips per second
+//     physical scattered SECONDS SIZE RECORDS DRAWN      prints bytes per second, three times
 //
 // asleep: whoever has passed the word sleeps on a futex until it comes back. spinning: both look all the time.
+// scattered: one process copies records of SIZE bytes from random places of shared memory into a batch of DRAWN.
 #define _GNU_SOURCE
 #include <linux/futex.h>
 #include <sched.h>
@@ -60,7 +62,27 @@ static void await(atomic_uint *word, unsigned value, int asleep) {
   }
 }
 
+static int scattered(double seconds, size_t size, size_t records, size_t drawn) {
+  int fd = memfd_create("physical", 0);
+  if (fd < 0 || ftruncate(fd, (off_t)(size * records))) return 1;
+  char *all = mmap(NULL, size * records, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), *batch = malloc(size * drawn);
+  if (all == MAP_FAILED || !batch) return 1;
+  memset(all, 1, size * records);
+  memset(batch, 1, size * drawn);
+  for (int sample = 0; sample < 4; sample++) {  // the first warms up
+    double copied = 0, begun = now();
+    while (now() - begun < seconds) {
+      for (size_t i = 0; i < drawn; i++) memcpy(batch + i * size, all + (size_t)random() % records * size, size);
+      copied += (double)(size * drawn);
+    }
+    if (sample) printf("%.0f\n", copied / (now() - begun));
+  }
+  return 0;
+}
+
 int main(int argc, char **argv) {
+  if (argc > 5 && strcmp(argv[1], "scattered") == 0)
+    return scattered(atof(argv[2]), (size_t)atoll(argv[3]), (size_t)atoll(argv[4]), (size_t)atoll(argv[5]));
   int asleep = argc > 1 && strcmp(argv[1], "asleep") == 0;
   double seconds = argc > 2 ? atof(argv[2]) : 0.3;
   Shared *shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);

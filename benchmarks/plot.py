@@ -48,6 +48,14 @@ SECTIONS: dict[str, dict[str, str]] = {
         "put_gb_multi": "put arrays from 10 tasks",
         "get_10k_refs": "get a list of 10,000 refs",
     },
+    "Shared memory": {
+        "versioned_get": "newest version of 100 MB",
+        "seen_asleep": "wake a reader",
+        "queue_one": "queue, item by item",
+        "queue_batch": "queue, 100 at a time",
+        "dict_set": "set a key of a dict",
+        "ring": "sample a replay buffer",
+    },
     "A shared counter, += 1": {
         "lock_1": "locked, by one process",
         "lock_2": "locked, by 2 at a time",

@@ -20,6 +20,7 @@ HEADINGS = {
     "actors": "Actors",
     "objects": "Objects",
     "memory": "Memory that changes",
+    "sharing": "Sharing: counters, versions, containers",
     "programs": "The three programs of Ray's introduction",
     "busy": "The same while another program keeps one core busy",
 }

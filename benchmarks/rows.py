@@ -9,21 +9,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Group = Literal["startup", "tasks", "actors", "objects", "memory", "programs", "busy"]
-GROUPS: tuple[Group, ...] = ("startup", "tasks", "actors", "objects", "memory", "programs", "busy")
+Group = Literal["startup", "tasks", "actors", "objects", "memory", "sharing", "programs", "busy"]
+GROUPS: tuple[Group, ...] = ("startup", "tasks", "actors", "objects", "memory", "sharing", "programs", "busy")
 # What a peer measures in one session, before the next peer has its turn.
 STAGES: tuple[tuple[Group, ...], ...] = (
-    ("startup",), ("tasks", "actors"), ("objects", "memory"), ("programs", "busy"),
+    ("startup",), ("tasks", "actors"), ("objects", "memory"), ("sharing",), ("programs", "busy"),
 )  # fmt: skip
 
 # Rows of the pseudo-peer "physical", which every group measures first; see physical.py.
 ASLEEP, SPINNING = "ping-pong, asleep", "ping-pong, spinning"
 MEMCPY, MEMCPY_WRITTEN, MEMCPY_ALL = "memcpy of zeros", "memcpy", "memcpy of zeros, every core"
+SCATTERED = "memcpy of scattered records"
 PYTHON = "bare python"
 IDEALS = ("ideal numerical", "ideal stateful", "ideal costly_start")  # rows of the peer "serial"
 REFERENCE_UNITS = {
     ASLEEP: "/s", SPINNING: "/s", MEMCPY: "GB/s", MEMCPY_WRITTEN: "GB/s", MEMCPY_ALL: "GB/s", PYTHON: "s",
-    **dict.fromkeys(IDEALS, "s"),
+    SCATTERED: "GB/s", **dict.fromkeys(IDEALS, "s"),
 }  # fmt: skip
 
 
@@ -129,6 +130,42 @@ ROWS: tuple[Row, ...] = (
         note="as with 2",
     ),
     Row("lock_4_fair", "fairness, 4 processes", "memory", "%", note=_FAIR),
+    Row("counter_1", "shared counter, uncontended", "sharing", "/s", 3_000_000, reference=_CALL, note="`counter.add()`"),
+    Row(
+        "counter_2", "shared counter, 2 processes", "sharing", "/s", None, True, _CALL, None, "multiprocessing",
+        note="all processes together; the goal is what multiprocessing.Value does, under its lock",
+    ),
+    Row("counter_4", "shared counter, 4 processes", "sharing", "/s", None, True, _CALL, None, "multiprocessing", note="as with 2"),
+    Row(
+        "seen_spinning", "a change is seen, spinning", "sharing", "us", 2, False,
+        note="half of there and back, between two Python programs that look at an array all the time",
+    ),
+    Row(
+        "seen_asleep", "a change is seen, asleep", "sharing", "us", 50, False,
+        note="median from the moment before a process publishes until a sleeping reader has the value: `Versioned.wait` and "
+        "`get`; multiprocessing.Condition; a call of an async actor that waits",
+    ),
+    Row(
+        "versioned_get", "newest of 100 MB, beside a writer", "sharing", "/s", 300_000,
+        note="`Versioned.get` while another process publishes as fast as it can; multiprocessing: a copy under a lock; Ray: the "
+        "ref from an actor, and get of it",
+    ),
+    Row(
+        "queue_one", "queue, one item at a time", "sharing", "/s", 100_000,
+        note="from one process to another; the queue holds 10,000",
+    ),
+    Row(
+        "queue_batch", "queue, 100 items at a time", "sharing", "/s", 300_000,
+        note="items per second, each of which could be got alone; multiprocessing has no call for that",
+    ),
+    Row("queue_lists", "queue, lists of 100 items", "sharing", "/s", 300_000, note="items per second; each list is one item"),
+    Row("dict_set", "shared dict, set", "sharing", "/s", note="multiprocessing: Manager().dict; Ray: an actor with a dict"),
+    Row("dict_get", "shared dict, get", "sharing", "/s", note="as before"),
+    Row(
+        "ring", "prioritised sample of 256 frames", "sharing", "GB/s", None, True, SCATTERED, 0.9, limit_s=90,
+        note="of 84x84x4 bytes, of 100,000, into a batch made before; the reference copies records of that size from random "
+        "places, in C",
+    ),
     Row(
         "numerical", "program: numerical", "programs", "s", 0.33, False, "ideal numerical",
         note="convolve2d of a 3000x3000 image, a filter per core",

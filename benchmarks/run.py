@@ -33,6 +33,7 @@ from benchmarks.rows import (
     MEMCPY_ALL,
     MEMCPY_WRITTEN,
     PYTHON,
+    SCATTERED,
     SPINNING,
     STAGES,
     Group,
@@ -46,6 +47,7 @@ _PHYSICAL_ROWS: dict[Group, tuple[str, ...]] = {  # by the first group of a stag
     "startup": (PYTHON,),
     "tasks": (ASLEEP, SPINNING),
     "objects": (SPINNING, MEMCPY, MEMCPY_WRITTEN, MEMCPY_ALL),
+    "sharing": (SCATTERED,),
 }
 
 

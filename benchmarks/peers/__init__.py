@@ -67,29 +67,34 @@ _TASKS = ("tasks_sync", "tasks_async", "tasks_batch")
 _ACTORS = ("actor_sync", "actor_async", "actor_nn", "actor_nn_arg", "async_actor_sync", "async_actor_async")
 _PUT_GB = ("put_gb", "put_gb_written")
 _LOCKS = ("lock_1", "lock_2", "lock_2_fair", "lock_4", "lock_4_fair")
+_QUEUES = ("queue_one", "queue_lists")
+_COUNTERS = ("counter_1", "counter_2", "counter_4")
+_CHANGES = ("seen_asleep", "versioned_get", *_QUEUES, "dict_set", "dict_get")
 _PROGRAMS = ("numerical", "stateful", "costly_start")
 _BUSY = ("numerical_busy", "stateful_busy", "costly_start_busy")
 _ALL = (
     *_STARTUP, "idle_cpu", *_TASKS, "tasks_multi", "wait_1k", "wait_call", *_ACTORS, "get", "put", *_PUT_GB,
-    "put_gb_multi", "get_10k_refs", *_LOCKS, *_PROGRAMS, *_BUSY,
+    "put_gb_multi", "get_10k_refs", *_LOCKS, *_COUNTERS, *_CHANGES, "queue_batch", "ring", *_PROGRAMS, *_BUSY,
 )  # fmt: skip
 
 PEERS: dict[str, Spec] = {
-    "shoal": Spec("ray_like", "Shoal", "shoal", _ALL),
+    "shoal": Spec("ray_like", "Shoal", "shoal", (*_ALL, "seen_spinning")),
     "ray": Spec("ray_like", "Ray", "ray", _ALL),
     "multiprocessing": Spec(
         "multiprocess", "Multiprocessing", "",
-        (*_STARTUP, "idle_cpu", *_TASKS, "actor_sync", "get", "put", *_PUT_GB, *_LOCKS, *_PROGRAMS, *_BUSY),
+        (*_STARTUP, "idle_cpu", *_TASKS, "actor_sync", "get", "put", *_PUT_GB, *_LOCKS, *_COUNTERS, "seen_spinning", *_CHANGES,
+         *_PROGRAMS, *_BUSY),
     ),
     "multiprocessing, by hand": Spec("multiprocess", "ByHand", "", (*_PROGRAMS, *_BUSY)),
     "concurrent.futures": Spec("executors", "Futures", "", (*_STARTUP, *_TASKS, "wait_1k", "wait_call")),
     "joblib": Spec("executors", "Joblib", "joblib", (*_STARTUP, *_TASKS)),
     "xoscar": Spec("xoscar_pool", "Xoscar", "xoscar", (*_STARTUP, *_ACTORS)),
+    "faster-fifo": Spec("sharing_processes", "FasterFifo", "faster_fifo", (*_QUEUES, "queue_batch")),
     "serial": Spec("serial", "Serial", "", (*_PROGRAMS, *IDEALS)),
 }  # fmt: skip
 PHYSICAL = "physical"
 # What a reader compares with is the best of these, besides Ray; the others explain a figure.
-RIVALS = ("multiprocessing", "multiprocessing, by hand", "concurrent.futures", "joblib", "xoscar")
+RIVALS = ("multiprocessing", "multiprocessing, by hand", "concurrent.futures", "joblib", "xoscar", "faster-fifo")
 
 
 def load(name: str, cores: int) -> Peer:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import Plan, rates
-from benchmarks.peers import ARRAY_WORDS, Loop, Peer
+from benchmarks.peers import ARRAY_WORDS, Loop, Peer, sharing_processes
 from benchmarks.peers.increments import Contest, between, check
 from benchmarks.programs import by_hand_loops, pool_loops
 
@@ -58,6 +58,10 @@ class Multiprocessing(Peer):
             "lock_2_fair": lambda plan: self.contest(2, plan).fairness(),
             "lock_4": lambda plan: self.contest(4, plan).rate(),
             "lock_4_fair": lambda plan: self.contest(4, plan).fairness(),
+            "counter_1": self.lock_1,  # its Value is the lock and the number
+            "counter_2": lambda plan: self.contest(2, plan).rate(),
+            "counter_4": lambda plan: self.contest(4, plan).rate(),
+            **sharing_processes.loops(),
             **pool_loops(self.pool, self.cores),
         }
 

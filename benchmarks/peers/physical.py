@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 import os
 import shutil
@@ -17,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import Plan, rates, seconds
-from benchmarks.peers import ARRAY_WORDS, Loop, Peer, Unavailable
-from benchmarks.rows import ASLEEP, MEMCPY, MEMCPY_ALL, MEMCPY_WRITTEN, PYTHON, SPINNING
+from benchmarks.peers import ARRAY_WORDS, Loop, Peer, Unavailable, sharing
+from benchmarks.rows import ASLEEP, MEMCPY, MEMCPY_ALL, MEMCPY_WRITTEN, PYTHON, SCATTERED, SPINNING
 
 _SOURCE = Path(__file__).parent.parent / "physical.c"
 
@@ -33,6 +34,7 @@ class Physical(Peer):
             MEMCPY: lambda plan: memcpy(1, plan),
             MEMCPY_WRITTEN: lambda plan: memcpy(1, plan, written=True),
             MEMCPY_ALL: lambda plan: memcpy(self.cores, plan),
+            SCATTERED: self.scattered,
             PYTHON: lambda plan: seconds(_bare_python, 3),
         }
 
@@ -47,14 +49,25 @@ class Physical(Peer):
         """Round trips per second. Raises Unavailable without a compiler, or for spinning on a single core."""
         if how == "spinning" and len(os.sched_getaffinity(0)) < 2:
             raise Unavailable("two processes cannot spin on one core")
+        return self.run(how, str(plan.slice_s), times=plan.slices)
+
+    def scattered(self, plan: Plan) -> list[float]:
+        """GB/s of copying records like those of the replay buffer from random places into one batch."""
+        found = self.run(
+            "scattered", str(plan.slice_s), str(math.prod(sharing.FRAME)), str(sharing.transitions(plan)), str(sharing.DRAWN)
+        )
+        return [rate / 1e9 for rate in found]
+
+    def run(self, *arguments: str, times: int = 1) -> list[float]:
+        """What the C program prints. Raises Unavailable without a compiler."""
         program = Path(self.folder.name) / "physical"
         if not program.exists():
             compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
             if compiler is None:
                 raise Unavailable("there is no C compiler")
             subprocess.run([compiler, "-O2", "-std=gnu11", "-o", program, _SOURCE], check=True)
-        command = [str(program), how, str(plan.slice_s)]
-        return [float(subprocess.check_output(command, timeout=20)) for _ in range(plan.slices)]
+        output = [subprocess.check_output([str(program), *arguments], timeout=40) for _ in range(times)]
+        return [float(line) for text in output for line in text.split()]
 
 
 def memcpy(threads: int, plan: Plan, written: bool = False) -> list[float]:

@@ -15,6 +15,8 @@ import numpy as np
 from benchmarks.measure import Plan, rates
 from benchmarks.peers import ARRAY_WORDS, Loop, Peer
 from benchmarks.peers.increments import Contest, check
+from benchmarks.peers.sharing_ray import SharingRay
+from benchmarks.peers.sharing_shoal import SharingShoal
 from benchmarks.programs import remote_loops
 
 CLIENTS, CALLS_EACH = 4, 5_000  # of "n:n actor calls async": m and n in Ray's program
@@ -241,6 +243,9 @@ class RayLike(Peer):
 class Shoal(RayLike):
     module = "shoal"
 
+    def loops(self) -> dict[str, Loop]:
+        return super().loops() | SharingShoal(self.api).loops()
+
     def start(self) -> None:
         self.api.init(num_cpus=self.cores)
 
@@ -291,6 +296,14 @@ class Shoal(RayLike):
 
 class Ray(RayLike):
     module = "ray"
+
+    def loops(self) -> dict[str, Loop]:
+        counters = {
+            "counter_1": self.lock_1,  # an actor, whatever is counted
+            "counter_2": lambda plan: self.contest(2, plan).rate(),
+            "counter_4": lambda plan: self.contest(4, plan).rate(),
+        }
+        return super().loops() | SharingRay(self.api).loops() | counters
 
     def start(self) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
