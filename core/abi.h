@@ -40,7 +40,8 @@ constexpr u32 NUM_BINS = 40;            // free runs by log2 of their pages
 constexpr u32 NAME_BUCKETS = 1024;
 constexpr u32 JOURNAL_RECORDS = 240;
 constexpr u32 JOURNAL_LOCKS = 7;
-constexpr u32 WAIT_NODES = 32;          // lock waits of one process at a time
+constexpr u32 WAIT_NODES = 64;          // waits of one process for locks and the like at a time
+constexpr u32 HOLDS = 64;               // shared locks and semaphores that one process holds at a time
 
 constexpr u32 DRIVER_SLOT = 0;
 constexpr u32 SUPERVISOR_SLOT = 1;
@@ -75,18 +76,43 @@ struct BlockCache {
   u32 pad;
 };
 
-// A thread waiting for a Mutex: linked into the mutex's queue. [lock Mutex::guard]
-// The waiter's death: the supervisor unlinks it.
+// Threads that wait for a Mutex or a Sync, first come first. The queue is the first field of both, so its offset
+// names what is waited for. [lock guard]
+struct WaitQueue {
+  SpinLock guard;
+  std::atomic<u32> waiters;  // [lock guard] written, read by releasers without it
+  Offset head, tail;
+};
+
+// A waiting thread, a link of a WaitQueue. It is in its process's slot, and only that process takes it and gives it
+// back; `next` and `prev` are the queue's. [lock WaitQueue::guard]
+// The waiter's death: the supervisor unlinks it and hands on what it had been promised.
+enum WaitMode : u32 { WAIT_EXCLUSIVE = 0, WAIT_SHARED = 1, WAIT_PERMIT = 2, WAIT_TICKET = 3, WAIT_BARRIER = 4, WAIT_VISITOR = 5 };
 struct WaitNode {
-  Offset mutex;  // the Mutex waited for; 0 = the node is free
+  Offset queue;  // 0 = the node is free
   Offset next, prev;
-  u64 owner;     // the value Mutex::owner gets when the lock is handed over
+  u64 owner;     // (slot + 1) << 32 | thread; what Mutex::owner becomes when the lock is handed over
   u64 since_ns;
-  std::atomic<u32> woken;    // [word] 1: rung and not yet back asleep; spares a second wake-up
-  u32 pad0;
-  u64 pad[2];
+  std::atomic<u32> woken;    // [word] 1: rung and has not looked since; spares a second wake-up
+  u32 mode;
+  u64 ticket;    // WAIT_TICKET: its number; at a barrier: the generation
+  u64 result;    // at a barrier: how the generation ended, for a waiter that is very late
 };
 static_assert(sizeof(WaitNode) == 64);
+
+// What a process holds of something that several can hold: a lock in shared mode (one record a thread) or a semaphore's
+// permits (one a process). It is in the holder's slot; the holder alone takes and frees the record (queue, thread,
+// object). `count` and the links are changed together with the count in what is held. [lock WaitQueue::guard]
+// While the record exists the process has one more reference to `object`, so what it points to exists.
+// The holder's death: the supervisor takes `count` off what is held.
+struct Hold {
+  Offset queue;      // 0 = free
+  Offset next, prev; // of the semaphore's holders, linked while count > 0
+  u32 count;
+  u32 thread;        // 0: permits of a semaphore
+  Handle object;
+};
+constexpr u32 ASYNC_THREAD = 1u << 31;  // in a thread number: taken by a coroutine, given back by anybody of the process
 
 enum SlotState : u32 { SLOT_FREE = 0, SLOT_STARTING = 1, SLOT_ALIVE = 2, SLOT_DEAD = 3 };
 enum Role : u32 { ROLE_NONE = 0, ROLE_DRIVER = 1, ROLE_SUPERVISOR = 2, ROLE_WORKER = 3, ROLE_ACTOR = 4, ROLE_GUEST = 5 };
@@ -114,6 +140,7 @@ struct alignas(64) Slot {
   alignas(64) BlockCache blocks[NUM_CLASSES];
   u32 entry_head, entry_count;  // [slot] free entries kept by this process, linked by Entry::next
   alignas(64) WaitNode waits[WAIT_NODES];
+  Hold holds[HOLDS];
 };
 
 enum CommandBits : u32 { CMD_EXIT = 1, CMD_CANCEL = 2, CMD_KILL = 4 };
@@ -128,7 +155,8 @@ enum EntryState : u32 {
   ENTRY_FAILED = 4,    // the payload is the exception
   ENTRY_DISPOSING = 5, // no reference is left; `creator` is taking it apart
 };
-enum Kind : u8 { KIND_VALUE = 0, KIND_MUTABLE = 1, KIND_LOCK = 2, KIND_ACTOR = 3, KIND_QUEUE = 5, KIND_TABLE = 6 };
+enum Kind : u8 { KIND_VALUE = 0, KIND_MUTABLE = 1, KIND_LOCK = 2, KIND_ACTOR = 3, KIND_SYNC = 4, KIND_QUEUE = 5, KIND_TABLE = 6 };
+constexpr bool has_mutex(u8 kind) { return kind == KIND_MUTABLE || kind == KIND_LOCK || kind == KIND_SYNC; }
 enum EntryFlags : u8 { FLAG_INLINE = 1, FLAG_HAS_BLOCK = 2 };
 
 // An object. Who may touch what:
@@ -160,22 +188,58 @@ constexpr u32 WAITER_MANY = 0xffffffffu;
 enum Format : u32 { FORMAT_PICKLE = 0, FORMAT_STR = 1, FORMAT_BYTES = 2, FORMAT_REF_LIST = 3, FORMAT_REF_TUPLE = 4 };
 enum InlineTag : u64 { TAG_NONE = 1, TAG_FALSE = 2, TAG_TRUE = 3, TAG_INT = 4, TAG_FLOAT = 5 };
 
-// A fair lock that outlives its holder. `owner` is 0 or (slot + 1) << 32 | thread: taken by a compare-and-swap
-// when nobody waits; never a boolean, so the death of the holder is seen by everyone. The rest is the queue of
-// waiters [lock guard]. sync.cpp has the protocol and the argument for it.
-// The holder's death: the supervisor notes it in `died_*`, frees the lock and wakes the first waiter.
+// A fair lock that outlives its holder, for one writer or many readers. `owner` is
+//     0                            free
+//     (slot + 1) << 32 | thread    held by that thread; taken by a compare-and-swap when nobody waits
+//     LOCK_SHARED                  held by `readers` threads, each with a Hold in its slot; 0 readers: kept for those
+//                                  at the head of the queue, or left behind by a dead one
+// and never a boolean, so the death of a holder is seen by everyone. From 0 anybody may take it; from LOCK_SHARED it
+// changes only in the guard. sync.cpp has the protocol and the argument for it.
+// A writer's death: the supervisor notes it in `died_*`, frees the lock and wakes the first waiter. A reader's: its
+// Hold is taken off `readers`.
+constexpr u64 LOCK_SHARED = 1ull << 63;
+enum OnDeath : u32 { DEATH_DEFAULT = 0, DEATH_RAISE = 1, DEATH_IGNORE = 2, DEATH_POISON = 3 };
 struct alignas(64) Mutex {
-  std::atomic<u64> owner;    // [word]
-  std::atomic<u32> waiters;  // [lock guard] written, read by releasers without it
-  SpinLock guard;
-  Offset head, tail;
-  std::atomic<u32> died;     // [word] 1: the last holder died and nobody has been told
-  i32 died_pid;
+  WaitQueue q;
+  std::atomic<u64> owner;       // [word]
+  u32 readers;                  // [lock q.guard] the sum of the Holds
+  u32 writers;                  // [lock q.guard] of the waiters, those for exclusive mode
+  std::atomic<u32> died;        // [word] 1: the last holder died and nobody has been told
+  std::atomic<u32> on_death;    // [word] OnDeath, set once
+  u64 depth;                    // of re-entry; the holder's own
+  std::atomic<u64> taken;       // times, for statistics; written by the holder, by readers in the guard
   u64 died_ns;
-  u64 depth;                 // of re-entry; the holder's own
-  char died_label[64];
+  i32 died_pid;
+  u32 pad;
+  char died_label[48];
 };
 static_assert(sizeof(Mutex) == 128);
+
+// A semaphore, event, condition or barrier; every change is made in the guard through Tx. An object of KIND_SYNC has a
+// Mutex as well (a condition's own lock). [lock q.guard], the atomic fields are also read without it.
+//   semaphore: `value` permits are free, `holders` lists the Holds of the others.
+//   event: `value` is 1 when set.    event, condition: a waiter draws ticket `next`, and is let go once `released` is
+//   beyond it.
+//   barrier: `value` of `limit` parties wait; `next` is the generation; bit g % 64 of `aborted` says that generation g
+//   ended broken; `full`: all have come, one of them runs the action.
+// A waiter's death: the supervisor takes it out of the queue; a notification it had not noticed goes to the next, a
+// generation that counted on it is broken. A holder's death: its permits are free again.
+enum SyncType : u32 { SYNC_SEMAPHORE = 1, SYNC_EVENT = 2, SYNC_CONDITION = 3, SYNC_BARRIER = 4 };
+enum SyncFlags : u32 { SYNC_BOUNDED = 1, SYNC_KEEP = 2 };  // KEEP: permits are not given back for the dead
+struct alignas(64) Sync {
+  WaitQueue q;
+  std::atomic<u64> value;
+  u64 limit;                 // constant: the semaphore's initial value, the barrier's parties
+  std::atomic<u64> next;
+  std::atomic<u64> released;
+  u32 type, flags;           // constant
+  u64 aborted;
+  Offset holders;
+  std::atomic<u32> broken;
+  u32 full;
+  u64 taken;                 // acquisitions, notifications, generations: for statistics
+};
+static_assert(sizeof(Sync) == 128);
 
 // First bytes of a payload block. Contained references are counted one by one (`nrefs` moves together with the
 // target's `contained`), so that a dead maker or disposer leaves an exact count behind.
@@ -390,7 +454,7 @@ struct NameNode {
   u32 length;
   char bytes[8];
 };
-enum NameSpace : u32 { NAMES_ACTOR = 1, NAMES_LOCK = 2, NAMES_FUNCTION = 3, NAMES_OBJECT = 4 };
+enum NameSpace : u32 { NAMES_ACTOR = 1, NAMES_LOCK = 2, NAMES_FUNCTION = 3, NAMES_OBJECT = 4, NAMES_SYNC = 5 };
 
 struct alignas(64) Names {
   SpinLock lock;

@@ -45,6 +45,13 @@ bool usable() {
   return guarded([] { return C.check_usable(), true; }, false);
 }
 
+bool same_session(u32 epoch) {
+  if (!usable()) return false;
+  if (epoch == S.epoch) return true;
+  set_error(Error(Error::ENDED, "the session ended while this call was waiting"));
+  return false;
+}
+
 bool run_handlers() {
   u32 epoch = S.epoch;
   S.handlers++;
@@ -414,7 +421,8 @@ using namespace shoal::py;
 NB_MODULE(_core, m) {
   nb::set_leak_warnings(false);
   m.doc() = "Shoal's native core. Private: the public names are in the package shoal.";
-  if (!ready_refs(m.ptr()) || !ready_tasks(m.ptr()) || !ready_sync(m.ptr()) || !ready_containers(m.ptr())) throw nb::python_error();
+  if (!ready_refs(m.ptr()) || !ready_tasks(m.ptr()) || !ready_sync(m.ptr()) || !ready_signals(m.ptr()) || !ready_containers(m.ptr()))
+    throw nb::python_error();
   pthread_atfork(nullptr, nullptr, after_fork_in_child);
 
   m.attr("MAX_PROCESSES") = MAX_PROCESSES;
@@ -422,6 +430,7 @@ NB_MODULE(_core, m) {
   m.attr("MAX_SHAPES") = MAX_SHAPES;
   m.attr("MAX_RESOURCES") = MAX_RESOURCES;
   m.attr("MAX_DEMANDS") = MAX_DEMANDS;
+  m.attr("HOLDS") = HOLDS;
   m.attr("WAIT_NODES") = WAIT_NODES;
   m.attr("DRIVER") = int(ROLE_DRIVER);
   m.attr("SUPERVISOR") = int(ROLE_SUPERVISOR);
@@ -434,6 +443,9 @@ NB_MODULE(_core, m) {
       false;
 #endif
 
+#ifdef SHOAL_CRASH_POINTS
+  m.def("arm_crash_point", [](const std::string& spec) { arm_crash_point(spec.c_str()); });
+#endif
   m.def("set_hooks", &set_hooks);
 
   // sessions

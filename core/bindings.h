@@ -45,6 +45,7 @@ extern State S;
 void set_error(const Error& e);
 bool usable();  // false: an exception is set
 PyObject* not_initialized();
+bool same_session(u32 epoch);  // ... also if the process has joined another one meanwhile
 // Runs the handlers of signals that came. False: one raised, or ended the session that the caller is in.
 bool run_handlers();
 
@@ -137,6 +138,35 @@ Waited nap(u32 seen, u64 deadline);
 
 // ----------------------------------------------------------------------------- sync (bindings_sync.cpp)
 bool ready_sync(PyObject* module);
+u64 thread_id();     // (slot + 1) << 32 | a number of this thread
+u64 coroutine_id();  // ... of nobody else
+bool parse_blocking(PyObject* const* args, Py_ssize_t n, PyObject* kwnames, u64* deadline, bool* now);
+
+// The wait of all locks and the like. `check` looks whether it is over, and arranges to be rung otherwise; `hint` tells
+// without the GIL that a check is worth while. 1: over; 0: not in time; -1: an exception.
+template <class Check, class Hint>
+int wait_until(Check check, Hint hint, u64 deadline) {
+  Blocking blocking;
+  for (;;) {
+    if (check()) return 1;
+    bool found;
+    {
+      NoGil nogil;
+      found = C.spin([](void* h) { return (*static_cast<Hint*>(h))(); }, &hint);
+    }
+    if (!same_session(blocking.epoch)) return -1;
+    if (found && !(deadline && now_ns() >= deadline)) continue;
+    u32 seen = C.me->ring.load(std::memory_order_seq_cst);
+    if (check()) return 1;
+    blocking.begin();
+    Waited w = nap(seen, deadline);
+    if (w == Waited::FAILED || !same_session(blocking.epoch)) return -1;
+    if (w == Waited::TIMEOUT) return check() ? 1 : 0;
+  }
+}
+
+// --------------------------------------------------- semaphore, event, condition, barrier (bindings_signals.cpp)
+bool ready_signals(PyObject* module);
 
 // ------------------------------------------------------------------- containers (bindings_queue.cpp)
 bool ready_containers(PyObject* module);

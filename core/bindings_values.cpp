@@ -151,7 +151,7 @@ PyObject* load(Handle h) {
       }
     }
   }
-  if (e.kind == KIND_LOCK || e.kind == KIND_ACTOR)
+  if (e.kind == KIND_LOCK || e.kind == KIND_SYNC || e.kind == KIND_ACTOR)
     return PyErr_SetString(PyExc_TypeError, "a lock or an actor has no value to get"), nullptr;
   const u8* p = C.ro + e.payload;
   auto* head = reinterpret_cast<const Payload*>(p);

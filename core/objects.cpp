@@ -16,6 +16,7 @@ u64 Client::refs_at(u8 kind) {
   switch (kind) {
     case KIND_MUTABLE:
     case KIND_LOCK: return 64 + sizeof(Mutex);
+    case KIND_SYNC: return 64 + sizeof(Mutex) + sizeof(Sync);
     case KIND_ACTOR: return 64 + sizeof(Actor);
     case KIND_QUEUE: return 64 + sizeof(Queue);
     case KIND_TABLE: return 64 + sizeof(Table);

@@ -11,11 +11,14 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Literal, TypeAlias, TypedDict, TypeVar, final
 
+from typing_extensions import Self
+
 _T = TypeVar("_T")
 
 ACTOR: Final[int]
 CRASH_POINTS: Final[bool]
 DRIVER: Final[int]
+HOLDS: Final[int]
 MAX_DEMANDS: Final[int]
 MAX_OBJECTS: Final[int]
 MAX_PROCESSES: Final[int]
@@ -56,6 +59,15 @@ class ObjectRef:
     @classmethod
     def size(cls) -> int: ...
 
+class LockStatistics(TypedDict):
+    """A lock at one moment: the pid of its holder, how often each process reads, who waits, how often it was taken."""
+
+    holder: int | None
+    readers: dict[int, int]
+    waiters: int
+    acquisitions: int
+    holder_died: bool
+
 @final
 class Lock:
     """A fair lock that every participant of the session can hold; made by shoal.lock()."""
@@ -63,16 +75,84 @@ class Lock:
     @property
     def name(self) -> str | None:
         """What the lock was asked for by, or None."""
+    @property
+    def _ref(self) -> ObjectRef: ...
+    @property
+    def _is_shared(self) -> bool: ...
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
         """Take the lock; False if it could not be had in time (seconds; None or -1: no limit)."""
     def release(self) -> None:
         """Give the lock back. RuntimeError if this thread does not hold it."""
     def locked(self) -> bool:
-        """Whether anybody holds it at this moment."""
+        """Whether anybody holds it at this moment, in either mode."""
+    def shared(self) -> Lock:
+        """The same lock in shared mode: many can hold it so at a time, while nobody holds it exclusively."""
+    def recover(self, repair: Callable[[], object] | None = None, /) -> bool:
+        """Declare that what the lock guards is whole again after a holder's death; True if a holder had died."""
+    def statistics(self) -> LockStatistics:
+        """Who holds it and who waits, as of this moment."""
+    def _async_begin(self, keep: bool, /) -> int: ...
+    def _async_check(self, number: int, keep: bool, /) -> bool: ...
+    def _async_leave(self, number: int, /) -> None: ...
+    def _renounce(self) -> None: ...
+    def _release_save(self) -> int: ...
+    def _acquire_restore(self, depth: int, /) -> None: ...
+    def _is_owned(self) -> bool: ...
     def __enter__(self) -> Lock: ...
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> Literal[False]: ...
+    # What follows is attached by shoal/sync/_async.py.
+    async def acquire_async(self) -> bool:
+        """Take the lock without blocking the event loop; any thread of the process may release it then."""
+    async def __aenter__(self) -> Lock: ...
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+class SyncFacts(TypedDict):
+    value: int
+    limit: int
+    waiters: int
+    holders: dict[int, int]
+    count: int
+    generation: int
+    broken: bool
+    full: bool
+
+class Sync:
+    """A semaphore, event, condition or barrier; shoal.sync makes a class of each kind."""
+
+    def __new__(cls, ref: ObjectRef, name: str | None, /) -> Self: ...
+    @property
+    def name(self) -> str | None:
+        """By which every participant finds it, or None."""
+    @property
+    def _ref(self) -> ObjectRef: ...
+    def _sem_acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
+        """Take a permit; False if none could be had in time (seconds; None or -1: no limit)."""
+    def _sem_release(self, n: int = 1) -> None:
+        """Give n permits back: this process's own first, then such as other processes took, then new ones."""
+    def _sem_enter(self) -> bool: ...
+    def _sem_exit(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> Literal[False]: ...
+    def _event_wait(self, timeout: float | None, /) -> bool: ...
+    def _event_set(self) -> None:
+        """Set the flag; all who wait go on, also if it is cleared at once."""
+    def _event_clear(self) -> None:
+        """Clear the flag; those who come to wait now wait."""
+    def _event_is_set(self) -> bool:
+        """Whether the flag is set at this moment."""
+    def _cond_enqueue(self) -> int: ...
+    def _cond_wait(self, number: int, timeout: float | None, /) -> bool: ...
+    def _cond_notify(self, n: int, /) -> None: ...
+    def _barrier_wait(self, timeout: float | None, action: Callable[[], object] | None, /) -> int: ...
+    def _barrier_break(self, for_good: bool, /) -> None: ...
+    def _async_begin(self, keep: bool | None, /) -> int: ...
+    def _async_check(self, number: int, keep: bool = ..., /) -> bool: ...
+    def _async_leave(self, number: int, /) -> None: ...
+    def _facts(self) -> SyncFacts: ...
 
 @final
 class Buffer:
@@ -213,8 +293,9 @@ def next_mail(actor: int, block: bool, /) -> Call | None: ...
 def take_dead_mail(actor: int, /) -> int: ...
 
 # locks and names
-def _lock(ref: ObjectRef, name: str | None, reentrant: bool, /) -> Lock: ...
+def _lock(ref: ObjectRef, name: str | None, reentrant: bool, shared: bool = False, on_death: int = 0, /) -> Lock: ...
 def _new_lock() -> ObjectRef: ...
+def _new_sync(kind: int, value: int, limit: int, flags: int, /) -> ObjectRef: ...
 def name_get(space: int, name: str, /) -> ObjectRef | None: ...
 def name_list(space: int, /) -> list[tuple[str, int]]: ...
 def name_remove(space: int, name: str, handle: int, /) -> bool: ...

@@ -11,6 +11,7 @@ from shoal import engine as engines
 _INVALID, _FULL, _LIMIT, _ENDED, _FORKED, _GONE, _ACTOR_DEAD, _PENDING_LIMIT, _NAME_TAKEN = range(9)
 
 _LIMITS = {
+    "HOLDS": _core.HOLDS,
     "MAX_OBJECTS": _core.MAX_OBJECTS - 1,
     "MAX_PROCESSES": _core.MAX_PROCESSES,
     "MAX_SHAPES": _core.MAX_SHAPES,
