@@ -43,6 +43,8 @@ constexpr u32 JOURNAL_LOCKS = 7;
 constexpr u32 WAIT_NODES = 64;          // waits of one process for locks and the like at a time
 constexpr u32 HOLDS = 64;               // shared locks and semaphores that one process holds at a time
 
+constexpr u32 DRAFTS = 8;               // copies for rollback that one process makes at a time
+
 constexpr u32 DRIVER_SLOT = 0;
 constexpr u32 SUPERVISOR_SLOT = 1;
 
@@ -87,7 +89,8 @@ struct WaitQueue {
 // A waiting thread, a link of a WaitQueue. It is in its process's slot, and only that process takes it and gives it
 // back; `next` and `prev` are the queue's. [lock WaitQueue::guard]
 // The waiter's death: the supervisor unlinks it and hands on what it had been promised.
-enum WaitMode : u32 { WAIT_EXCLUSIVE = 0, WAIT_SHARED = 1, WAIT_PERMIT = 2, WAIT_TICKET = 3, WAIT_BARRIER = 4, WAIT_VISITOR = 5 };
+enum WaitMode : u32 { WAIT_EXCLUSIVE = 0, WAIT_SHARED = 1, WAIT_PERMIT = 2, WAIT_TICKET = 3, WAIT_BARRIER = 4, WAIT_VISITOR = 5,
+                      WAIT_OBJECT = 6 };
 struct WaitNode {
   Offset queue;  // 0 = the node is free
   Offset next, prev;
@@ -112,6 +115,19 @@ struct Hold {
   u32 thread;        // 0: permits of a semaphore
   Handle object;
 };
+// What a thread that waits without a limit of time waits for, published when it goes to sleep: what deadlock.cpp looks
+// for circles in. A hint: each field is a [word] of that thread's, nothing else depends on it. A death: cleared with the slot.
+enum WaitingFlags : u64 { WAITING_MAIN = 1, WAITING_UNWILLING = 2 };  // in the process's main thread; must not be interrupted
+struct Waiting {
+  std::atomic<u64> thread;  // (slot + 1) << 32 | thread; 0 = free
+  std::atomic<u64> since;   // ns; no two waits of a thread have the same
+  std::atomic<u64> what;    // Handle
+  std::atomic<u64> mode;    // WaitMode, of an object its result: WAIT_OBJECT
+  std::atomic<u64> task;    // that this thread runs, if it is not the main one
+  std::atomic<u64> flags;
+  u64 pad[2];
+};
+
 constexpr u32 ASYNC_THREAD = 1u << 31;  // in a thread number: taken by a coroutine, given back by anybody of the process
 
 enum SlotState : u32 { SLOT_FREE = 0, SLOT_STARTING = 1, SLOT_ALIVE = 2, SLOT_DEAD = 3 };
@@ -131,7 +147,8 @@ struct alignas(64) Slot {
   i64 gpu_share;           // ... and how much of each, in 1/10000
   Handle actor;            // [slot] the actor this process hosts
   std::atomic<u32> command;  // [word] requests to the process, CommandBits
-  u32 pad0;
+  std::atomic<u32> threads;  // [word] of the program's own, counted when one of them had waited for long
+  Offset drafts[DRAFTS];     // [slot] blocks of Befores that are being made
   // What wakes the process: `ring` goes up by one for each event, sleepers wait on it as a futex.
   alignas(64) std::atomic<u32> ring;
   std::atomic<u32> sleepers;
@@ -141,6 +158,7 @@ struct alignas(64) Slot {
   u32 entry_head, entry_count;  // [slot] free entries kept by this process, linked by Entry::next
   alignas(64) WaitNode waits[WAIT_NODES];
   Hold holds[HOLDS];
+  Waiting waiting[WAIT_NODES];
 };
 
 enum CommandBits : u32 { CMD_EXIT = 1, CMD_CANCEL = 2, CMD_KILL = 4 };
@@ -195,25 +213,37 @@ enum InlineTag : u64 { TAG_NONE = 1, TAG_FALSE = 2, TAG_TRUE = 3, TAG_INT = 4, T
 //                                  at the head of the queue, or left behind by a dead one
 // and never a boolean, so the death of a holder is seen by everyone. From 0 anybody may take it; from LOCK_SHARED it
 // changes only in the guard. sync.cpp has the protocol and the argument for it.
-// A writer's death: the supervisor notes it in `died_*`, frees the lock and wakes the first waiter. A reader's: its
-// Hold is taken off `readers`.
+// A writer's death: the supervisor undoes what it changed (if asked to), notes the death in `died_*`, frees the lock and
+// wakes the first waiter. A reader's: its Hold is taken off `readers`.
 constexpr u64 LOCK_SHARED = 1ull << 63;
-enum OnDeath : u32 { DEATH_DEFAULT = 0, DEATH_RAISE = 1, DEATH_IGNORE = 2, DEATH_POISON = 3 };
+enum OnDeath : u8 { DEATH_DEFAULT = 0, DEATH_RAISE = 1, DEATH_IGNORE = 2, DEATH_POISON = 3 };
+enum Died : u8 { DIED = 1, DIED_TASK = 2, DIED_UNDONE = 4 };  // bits: nobody was told; the task only; the object is as before
 struct alignas(64) Mutex {
   WaitQueue q;
   std::atomic<u64> owner;       // [word]
   u32 readers;                  // [lock q.guard] the sum of the Holds
   u32 writers;                  // [lock q.guard] of the waiters, those for exclusive mode
-  std::atomic<u32> died;        // [word] 1: the last holder died and nobody has been told
-  std::atomic<u32> on_death;    // [word] OnDeath, set once
-  u64 depth;                    // of re-entry; the holder's own
+  std::atomic<u8> died;         // [word] Died: the last holder died, and nobody has been told
+  std::atomic<u8> on_death;     // [word] OnDeath, set once
+  u16 pad0;
+  u32 depth;                    // of re-entry; the holder's own
   std::atomic<u64> taken;       // times, for statistics; written by the holder, by readers in the guard
-  u64 died_ns;
+  Offset before;                // the newest Before, see before.cpp; the holder's own, through Tx
+  u64 died_ns;                  // died_*: the supervisor's, or the holder's who says it of himself
   i32 died_pid;
-  u32 pad;
+  u32 pad1;
   char died_label[48];
 };
 static_assert(sizeof(Mutex) == 128);
+
+// What the buffers of a mutable object were when its lock was taken with rollback=True: a block of this and the bytes.
+// First in Slot::drafts, while it is being made; then in the list Mutex::before, until the lock is released.
+struct alignas(64) Before {
+  Offset older;  // of an outer acquisition
+  Offset at;     // where the bytes belong
+  u64 size;
+  u64 depth;     // Mutex::depth at the time
+};
 
 // A semaphore, event, condition or barrier; every change is made in the guard through Tx. An object of KIND_SYNC has a
 // Mutex as well (a condition's own lock). [lock q.guard], the atomic fields are also read without it.

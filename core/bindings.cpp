@@ -409,6 +409,8 @@ void set_hooks(nb::dict hooks) {
   S.raised = take("raised");
   S.help = take("help");
   S.lock_died = take("lock_died");
+  S.deadlock = take("deadlock");
+  S.threads = take("threads");
   S.full_error = take("full_error");
 }
 
@@ -430,6 +432,7 @@ NB_MODULE(_core, m) {
   m.attr("MAX_SHAPES") = MAX_SHAPES;
   m.attr("MAX_RESOURCES") = MAX_RESOURCES;
   m.attr("MAX_DEMANDS") = MAX_DEMANDS;
+  m.attr("DRAFTS") = DRAFTS;
   m.attr("HOLDS") = HOLDS;
   m.attr("WAIT_NODES") = WAIT_NODES;
   m.attr("DRIVER") = int(ROLE_DRIVER);

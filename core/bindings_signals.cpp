@@ -52,11 +52,12 @@ WaitNode* node_of(PyObject* number) {
 
 // Runs a wait whose node is queued; what `leave` does about it otherwise says whether it was over all the same.
 template <class Check, class Hint, class Leave>
-int wait_queued(Check check, Hint hint, Leave leave, u64 deadline) {
+int wait_queued(Check check, Hint hint, Leave leave, u64 deadline, Handle barrier = 0) {
   int r = -1;
   u32 epoch = S.epoch;
   try {
-    r = wait_until(check, hint, deadline);
+    Watch watch(WAIT_BARRIER, barrier, deadline);
+    r = wait_until(check, hint, deadline, watch);
   } catch (const Error& e) {
     set_error(e);
   }
@@ -223,7 +224,8 @@ PyObject* py_barrier_wait(PyObject* self, PyObject* const* args, Py_ssize_t narg
     } else {
       int r = wait_queued([&] { return (result = C.barrier_check(s, n)) != 0; },
                           [=] { return n->ticket < s->next.load(std::memory_order_acquire); },
-                          [&](bool late) { return (result = C.barrier_leave(s, n, late ? Leave::BREAK : Leave::QUIT)) != 0; }, deadline);
+                          [&](bool late) { return (result = C.barrier_leave(s, n, late ? Leave::BREAK : Leave::QUIT)) != 0; }, deadline,
+                          how == Arrival::WAIT ? handle_of(self) : 0);
       if (r < 0) return nullptr;
       if (how == Arrival::FULL && result == 1) continue;  // the others are through; now it is our turn to come
     }

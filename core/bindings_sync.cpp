@@ -11,7 +11,7 @@ struct Lock {
   PyObject* name;
   Mutex* mutex;
   Handle handle;
-  bool reentrant, shared;
+  bool reentrant, shared, rollback;
 };
 PyTypeObject* LockType;
 PyObject* lock_function;
@@ -29,11 +29,12 @@ bool live(Lock* l, u64* me) {
 
 int pid_of(u64 owner) { return int(C.slots[(owner >> 32) - 1].pid); }
 
-void set_died(Lock* l) {
+void set_died(Lock* l, u8 died, bool held) {
   Mutex* m = l->mutex;
   char label[sizeof m->died_label + 1] = {};
   std::memcpy(label, m->died_label, sizeof m->died_label);
-  PyObject* e = PyObject_CallFunction(S.lock_died, "isdO", int(m->died_pid), label, double(now_ns() - m->died_ns) / 1e9, l->name);
+  PyObject* e = PyObject_CallFunction(S.lock_died, "isdOii", int(m->died_pid), label, double(now_ns() - m->died_ns) / 1e9, l->name, int(died),
+                                      int(held));
   if (e) PyErr_SetObject((PyObject*)Py_TYPE(e), e);
   Py_XDECREF(e);
 }
@@ -46,26 +47,77 @@ void give_back(Lock* l, u64 owner) {
   }, 0);
 }
 
+// A copy of the object to go back to. False: an exception is set (and the session may have ended meanwhile).
+bool make_copy(Lock* l) {
+  u32 epoch = S.epoch;
+  return guarded([&] { return C.before_make(l->handle, l->mutex), true; }, false) && same_session(epoch);
+}
+
+// What told() does if there is anything to do.
+int told_more(Lock* l, u64 owner, bool keep) {
+  Mutex* m = l->mutex;
+  u8 died = m->died.load(std::memory_order_acquire);
+  if (died && C.h->stopping.load()) {  // of the session's end: there is nothing to look after
+    give_back(l, owner);
+    set_error(Error(Error::ENDED, "the session has ended: shoal.shutdown() was called"));
+    return -1;
+  }
+  if (died && (!keep || l->shared || m->on_death.load() == DEATH_POISON)) {
+    give_back(l, owner);
+    set_died(l, died, false);
+    return -1;
+  }
+  if (l->rollback && !make_copy(l)) {
+    if (S.attached && C.mutex(l->handle) == m && m->owner.load() == owner) give_back(l, owner);
+    return -1;
+  }
+  if (!died) return 1;
+  m->died.store(0);
+  set_died(l, died, true);
+  return -2;
+}
+
 // The lock is ours; was its last holder able to let go of it? 1: yes; -2: no, LockHolderDied is set and the lock still
 // ours; -1: no, and it was given back: in shared mode nothing can be put right, a poisoned lock is nobody's, and a `with`
 // whose entry raises never runs its exit. Then nobody has looked after what it guards yet: the next one is told too.
 int told(Lock* l, u64 owner, bool keep) {
   Mutex* m = l->mutex;
   if (!l->shared) m->taken.store(m->taken.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
-  if (!m->died.load(std::memory_order_acquire)) return 1;
-  if (C.h->stopping.load()) {  // of the session's end: there is nothing to look after
-    give_back(l, owner);
-    set_error(Error(Error::ENDED, "the session has ended: shoal.shutdown() was called"));
-    return -1;
-  }
-  if (keep && !l->shared && m->on_death.load() != DEATH_POISON) {
-    m->died.store(0);
-    set_died(l);
-    return -2;
-  }
-  give_back(l, owner);
-  set_died(l);
-  return -1;
+  if (!m->died.load(std::memory_order_acquire) && !l->rollback) return 1;
+  return told_more(l, owner, keep);
+}
+
+// The locks that the task of the main thread took, of a worker: those that are left at its end were forgotten.
+struct TaskLock {
+  Handle handle;
+  bool shared;
+  u32 depth;  // of the task, among those that run inside one another
+};
+std::vector<TaskLock> task_locks;
+u32 task_token = 0;
+
+void note_taken(Lock* l, u64 me) {
+  if (u32(me) == task_token) task_locks.push_back({l->handle, l->shared, S.help_depth});
+}
+void note_released(Lock* l, u64 me) {
+  if (u32(me) != task_token) return;
+  for (size_t i = task_locks.size(); i-- > 0;)
+    if (task_locks[i].handle == l->handle && task_locks[i].shared == l->shared) {
+      task_locks.erase(task_locks.begin() + long(i));
+      return;
+    }
+}
+
+// The newest copy, if it is one of this acquisition's, is not needed any more; `undo`: the object becomes what it was.
+bool end_copy(Mutex* m, bool undo) {
+  if (!m->before || C.at<Before>(m->before)->depth != m->depth) return true;
+  u32 epoch = S.epoch;
+  return guarded([&] {
+    if (undo) C.before_undo(m);
+    if (!same_session(epoch)) return false;
+    C.before_drop(m);
+    return true;
+  }, false);
 }
 
 // Does this thread hold it in a way that makes waiting for it hopeless?
@@ -83,7 +135,7 @@ bool sleep_until(u64 deadline) {  // false: exception
 }
 
 // 1: ours, by the name of `me`; 0: not within the time; -1: exception
-int take_slowly(Lock* l, u64 me, u64 deadline, bool now) {
+int take_slowly(Lock* l, u64 me, u64 deadline, bool now, bool willing) {
   Mutex* m = l->mutex;
   if (!now && !deadline && holds(l, me)) {
     PyErr_SetString(PyExc_RuntimeError,
@@ -99,11 +151,12 @@ int take_slowly(Lock* l, u64 me, u64 deadline, bool now) {
   try {
     node = C.mutex_enqueue(m, l->shared ? WAIT_SHARED : WAIT_EXCLUSIVE, me);
     auto check = [&] { return C.mutex_check(l->handle, m, node); };
-    result = l->shared ? wait_until(check, [node] { return node->woken.load(std::memory_order_relaxed) != 0; }, deadline)
+    Watch watch(l->shared ? WAIT_SHARED : WAIT_EXCLUSIVE, l->handle, deadline, willing);
+    result = l->shared ? wait_until(check, [node] { return node->woken.load(std::memory_order_relaxed) != 0; }, deadline, watch)
                        : wait_until(check, [m, me] {
                            u64 owner = m->owner.load(std::memory_order_relaxed);
                            return owner == 0 || owner == me;
-                         }, deadline);
+                         }, deadline, watch);
   } catch (const Error& e) {
     set_error(e);
   }
@@ -115,51 +168,62 @@ int take_slowly(Lock* l, u64 me, u64 deadline, bool now) {
   return result;
 }
 
-int take(Lock* l, u64 me, u64 deadline, bool now) {
+int take(Lock* l, u64 me, u64 deadline, bool now, bool willing = true) {
   if (!l->shared) {
     if (C.mutex_try(l->mutex, me)) return 1;
   } else {
     int r = guarded([&] { return int(C.shared_try(l->handle, l->mutex, u32(me))); }, -1);
     if (r) return r;
   }
-  return take_slowly(l, me, deadline, now);
+  return take_slowly(l, me, deadline, now, willing);
 }
 
 // 1: ours; 0: not within the time; -1: exception; -2: LockHolderDied, and it is ours all the same
-int acquire(Lock* l, u64 deadline, bool now, bool keep) {
+int acquire(Lock* l, u64 deadline, bool now, bool keep, bool willing = true) {
   u64 me;
   if (!live(l, &me)) return -1;
   Mutex* m = l->mutex;
   if (l->reentrant && !l->shared && m->owner.load(std::memory_order_relaxed) == me) {
     m->depth++;
-    return 1;
+    if (!l->rollback || make_copy(l)) return 1;
+    if (live(l, &me) && m->owner.load() == me) m->depth--;
+    return -1;
   }
-  int r = take(l, me, deadline, now);
-  return r == 1 ? told(l, me, keep) : r;
+  int r = take(l, me, deadline, now, willing);
+  if (r == 1) {
+    r = told(l, me, keep);
+    if (r != -1) note_taken(l, me);
+  }
+  return r;
 }
 
-bool release(Lock* l) {
+// `undo`: what happened since the lock was taken did not happen, if the lock has a copy
+bool release(Lock* l, bool undo = false) {
   u64 me;
   if (!live(l, &me)) return false;
   Mutex* m = l->mutex;
   u64 owner = m->owner.load(std::memory_order_relaxed);
   if (l->shared) {
-    if (guarded([&] { return C.shared_release(m, u32(me)) || C.shared_release(m, ASYNC_THREAD); }, false)) return true;
+    if (guarded([&] { return C.shared_release(m, u32(me)) || C.shared_release(m, ASYNC_THREAD); }, false)) return note_released(l, me), true;
     if (!PyErr_Occurred()) PyErr_SetString(PyExc_RuntimeError, "cannot release a shared lock that this thread does not hold");
     return false;
   }
-  if (owner != me) {
-    if (owner >> 32 == me >> 32 && owner & ASYNC_THREAD) return guarded([&] { return C.mutex_release(m, owner), true; }, false);
-    if (owner == LOCK_SHARED) PyErr_SetString(PyExc_RuntimeError, "cannot release a lock that is held in shared mode; use the object that shared() returned");
-    else if (owner) PyErr_Format(PyExc_RuntimeError, "cannot release a lock that this thread does not hold: it is held by process %d", pid_of(owner));
+  bool coroutine = owner != me && owner >> 32 == me >> 32 && owner & ASYNC_THREAD;
+  if (owner != me && !coroutine) {
+    if (owner == LOCK_SHARED)
+      PyErr_SetString(PyExc_RuntimeError, "cannot release a lock that is held in shared mode; use the object that shared() returned");
+    else if (owner)
+      PyErr_Format(PyExc_RuntimeError, "cannot release a lock that this thread does not hold: it is held by process %d", pid_of(owner));
     else PyErr_SetString(PyExc_RuntimeError, "cannot release a lock that is not held");
     return false;
   }
+  if (m->before && !end_copy(m, undo)) return false;
   if (m->depth) {
     m->depth--;
     return true;
   }
-  return guarded([&] { return C.mutex_release(m, me), true; }, false);
+  if (!coroutine) note_released(l, me);
+  return guarded([&] { return C.mutex_release(m, owner), true; }, false);
 }
 
 PyObject* py_acquire(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* kwnames) {
@@ -177,8 +241,8 @@ PyObject* py_release(PyObject* self, PyObject*) {
 
 PyObject* py_enter(PyObject* self, PyObject*) { return acquire(as_lock(self), 0, false, false) < 0 ? nullptr : Py_NewRef(self); }
 
-PyObject* py_exit(PyObject* self, PyObject* const*, Py_ssize_t) {
-  if (!release(as_lock(self))) return nullptr;
+PyObject* py_exit(PyObject* self, PyObject* const* args, Py_ssize_t n) {
+  if (!release(as_lock(self), n > 0 && args[0] != Py_None && as_lock(self)->rollback)) return nullptr;
   Py_RETURN_FALSE;
 }
 
@@ -188,7 +252,7 @@ PyObject* py_locked(PyObject* self, PyObject*) {
   return PyBool_FromLong(as_lock(self)->mutex->owner.load() != 0);
 }
 
-PyObject* new_face(PyObject* ref, PyObject* name, Handle h, bool reentrant, bool shared) {
+PyObject* new_face(PyObject* ref, PyObject* name, Handle h, bool reentrant, bool shared, bool rollback = false) {
   Lock* l = PyObject_New(Lock, LockType);
   if (!l) return nullptr;
   l->ref = Py_NewRef(ref);
@@ -197,6 +261,7 @@ PyObject* new_face(PyObject* ref, PyObject* name, Handle h, bool reentrant, bool
   l->handle = h;
   l->reentrant = reentrant;
   l->shared = shared;
+  l->rollback = rollback;
   return reinterpret_cast<PyObject*>(l);
 }
 
@@ -302,9 +367,15 @@ PyObject* py_async_leave(PyObject* self, PyObject* number) {
   Py_RETURN_NONE;
 }
 
+// The end of an `async with` that an exception left.
+PyObject* py_release_undone(PyObject* self, PyObject*) {
+  if (!release(as_lock(self), true)) return nullptr;
+  Py_RETURN_NONE;
+}
+
 // Gives back a lock whose holder's death nobody will hear of from us.
 PyObject* py_renounce(PyObject* self, PyObject*) {
-  as_lock(self)->mutex->died.store(1);
+  as_lock(self)->mutex->died.store(DIED);
   return py_release(self, nullptr);
 }
 
@@ -315,16 +386,16 @@ PyObject* py_release_save(PyObject* self, PyObject*) {
   u64 me;
   if (!live(l, &me)) return nullptr;
   if (l->shared || l->mutex->owner.load() != me) return PyErr_SetString(PyExc_RuntimeError, "the condition's lock is not held by this thread"), nullptr;
-  u64 depth = l->mutex->depth;
+  u32 depth = l->mutex->depth;
   l->mutex->depth = 0;
   return release(l) ? PyLong_FromUnsignedLongLong(depth) : nullptr;
 }
 
 PyObject* py_acquire_restore(PyObject* self, PyObject* depth) {
   auto* l = as_lock(self);
-  u64 d = PyLong_AsUnsignedLongLong(depth);
+  u32 d = u32(PyLong_AsUnsignedLong(depth));
   if (PyErr_Occurred()) return nullptr;
-  int r = acquire(l, 0, false, true);
+  int r = acquire(l, 0, false, true, false);
   if (r == 1 || r == -2) l->mutex->depth = d;
   if (r < 0) return nullptr;
   Py_RETURN_NONE;
@@ -339,7 +410,8 @@ PyObject* py_is_owned(PyObject* self, PyObject*) {
 
 PyObject* py_reduce(PyObject* self, PyObject*) {
   auto* l = as_lock(self);
-  return Py_BuildValue("O(OOOO)", lock_function, l->ref, l->name, l->reentrant ? Py_True : Py_False, l->shared ? Py_True : Py_False);
+  auto flag = [](bool on) { return on ? Py_True : Py_False; };
+  return Py_BuildValue("O(OOOOiO)", lock_function, l->ref, l->name, flag(l->reentrant), flag(l->shared), 0, flag(l->rollback));
 }
 
 PyObject* py_repr(PyObject* self) {
@@ -360,9 +432,9 @@ void dealloc(PyObject* self) {
   Py_DECREF(type);
 }
 
-// _lock(ref, name, reentrant, shared=False, on_death=0): the lock of a mutable object, a lock or a condition
+// _lock(ref, name, reentrant, shared=False, on_death=0, rollback=False): the lock of a mutable object, a lock or a condition
 PyObject* make(PyObject*, PyObject* const* args, Py_ssize_t n) {
-  if (n < 3 || n > 5) return PyErr_SetString(PyExc_TypeError, "_lock takes 3 to 5 arguments"), nullptr;
+  if (n < 3 || n > 6) return PyErr_SetString(PyExc_TypeError, "_lock takes 3 to 6 arguments"), nullptr;
   Handle h;
   if (!live_ref(args[0], &h)) return nullptr;
   const Entry& e = C.entry(h);
@@ -372,12 +444,15 @@ PyObject* make(PyObject*, PyObject* const* args, Py_ssize_t n) {
   }
   long want = n > 4 ? PyLong_AsLong(args[4]) : 0;
   if (PyErr_Occurred()) return nullptr;
-  u32 is = DEATH_DEFAULT;
-  if (want && !C.mutex(h)->on_death.compare_exchange_strong(is, u32(want)) && is != u32(want)) {
+  u8 is = DEATH_DEFAULT;
+  if (want && !C.mutex(h)->on_death.compare_exchange_strong(is, u8(want)) && is != u8(want)) {
     static const char* choices[] = {"", "raise", "ignore", "poison"};
     return PyErr_Format(PyExc_ValueError, "this lock was made with on_death='%s'; it cannot be '%s' as well", choices[is & 3], choices[want & 3]);
   }
-  return new_face(args[0], args[1], h, args[2] == Py_True, n > 3 && args[3] == Py_True);
+  bool rollback = n > 5 && args[5] == Py_True;
+  if (rollback && e.kind != KIND_MUTABLE)
+    return PyErr_SetString(PyExc_ValueError, "rollback=True needs the reference of a mutable object: only its own lock knows what to restore"), nullptr;
+  return new_face(args[0], args[1], h, args[2] == Py_True, n > 3 && args[3] == Py_True, rollback);
 }
 
 // _new_lock() -> ref of a lock object
@@ -416,6 +491,7 @@ PyMethodDef methods[] = {
     {"_async_begin", py_async_begin, METH_O, nullptr},
     {"_async_check", (PyCFunction)(void*)py_async_check, METH_FASTCALL, nullptr},
     {"_async_leave", py_async_leave, METH_O, nullptr},
+    {"_release_undone", py_release_undone, METH_NOARGS, nullptr},
     {"_renounce", py_renounce, METH_NOARGS, nullptr},
     {"_release_save", py_release_save, METH_NOARGS, nullptr},
     {"_acquire_restore", py_acquire_restore, METH_O, nullptr},
@@ -428,6 +504,7 @@ PyMethodDef methods[] = {
 PyMemberDef members[] = {
     {"name", T_OBJECT, offsetof(Lock, name), READONLY, "what the lock was asked for by, or None"},
     {"_ref", T_OBJECT, offsetof(Lock, ref), READONLY, nullptr},
+    {"_rolls_back", T_BOOL, offsetof(Lock, rollback), READONLY, nullptr},
     {"_is_shared", T_BOOL, offsetof(Lock, shared), READONLY, nullptr},
     {nullptr, 0, 0, 0, nullptr},
 };
@@ -446,6 +523,30 @@ PyMethodDef functions[] = {
 };
 
 }  // namespace
+
+void task_thread() {
+  if (!task_token) task_token = u32(thread_id());
+}
+
+void end_task_locks() {
+  while (!task_locks.empty() && task_locks.back().depth >= S.help_depth) {
+    TaskLock x = task_locks.back();
+    task_locks.pop_back();
+    guarded([&] {
+      if (!C.hold_ready(x.handle)) return false;  // nobody refers to it any more
+      Mutex* m = C.mutex(x.handle);
+      u64 me = thread_id();
+      if (x.shared) {
+        C.shared_release(m, u32(me));
+      } else if (m->owner.load() == me) {
+        C.mutex_note(m, DIED | DIED_TASK, i32(C.me->pid), C.me->label);
+        C.mutex_release(m, me);
+      }
+      C.release(x.handle);
+      return true;
+    }, false);
+  }
+}
 
 u64 thread_id() {
   if (!thread_token) thread_token = ++next_token;  // under the GIL

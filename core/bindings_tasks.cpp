@@ -248,12 +248,14 @@ Waited wait_done(Handle h, u64 deadline, bool now) {
   if (entry_done(&e)) return Waited::DONE;
   if (now) return Waited::TIMEOUT;
   Blocking blocking;
+  Watch watch(WAIT_OBJECT, h, deadline);
   try {
     for (;;) {
       C.check_usable();
       Task* t = nullptr;
       if (!deadline && may_help() && C.steal(h, &t)) {
         blocking.end();
+        watch.stop();
         if (!run_inline(t)) return Waited::FAILED;
       } else {
         bool found;
@@ -266,7 +268,7 @@ Waited wait_done(Handle h, u64 deadline, bool now) {
         C.watch(h);
         if (entry_done(&e)) return Waited::DONE;
         blocking.begin();
-        Waited w = nap(seen, deadline);
+        Waited w = watch.nap(seen);
         if (w == Waited::FAILED) return w;
         if (w == Waited::TIMEOUT && !entry_done(&e)) return w;
       }
@@ -382,6 +384,7 @@ PyObject* wait(PyObject*, PyObject* const* args, Py_ssize_t n) {
   bool help = !deadline && want == size_t(count);  // else one that is not needed might keep us from the others
   bool ok = guarded([&] {
     Blocking blocking;
+    Watch watch(WAIT_OBJECT, 0, deadline);
     while (!enough_done(&many) && !now) {
       Task* t = nullptr;
       if (help && may_help()) {
@@ -389,6 +392,7 @@ PyObject* wait(PyObject*, PyObject* const* args, Py_ssize_t n) {
           if (!entry_done(many.entries[i])) C.steal(handles[i], &t);
         if (t) {
           blocking.end();
+          watch.stop();
           if (!run_inline(t)) return false;
           continue;
         }
@@ -403,8 +407,11 @@ PyObject* wait(PyObject*, PyObject* const* args, Py_ssize_t n) {
       for (size_t i = 0; i < handles.size(); i++)
         if (!entry_done(many.entries[i])) C.watch(handles[i]);
       if (enough_done(&many)) break;
+      if (help)  // all are needed, so each is
+        for (size_t i = handles.size(); i-- > 0;)
+          if (!entry_done(many.entries[i])) watch.change(handles[i]);
       blocking.begin();
-      Waited w = nap(seen, deadline);
+      Waited w = watch.nap(seen);
       if (w == Waited::FAILED) return false;
       if (w == Waited::TIMEOUT) break;
     }
@@ -540,6 +547,7 @@ bool worker_has_reason(void*) {
 // next_task() -> call, or None: leave
 PyObject* next_task(PyObject*, PyObject*) {
   if (!usable()) return nullptr;
+  task_thread();
   Task* t = nullptr;
   bool ok = guarded([&] {
     Scheduler& s = C.h->sched;
@@ -634,6 +642,7 @@ PyObject* finish(PyObject*, PyObject* const* args, Py_ssize_t n) {
   if (!arity("finish", n, 2)) return nullptr;
   Task* t = task_arg(args[0]);
   if (!t || !usable()) return nullptr;
+  if (t->kind == TASK_NORMAL) end_task_locks();
   u32 nreturns = t->nreturns;
   if (nreturns == 1) {
     if (!seal_value(t, 0, args[1], false)) return nullptr;
@@ -651,6 +660,7 @@ PyObject* fail(PyObject*, PyObject* const* args, Py_ssize_t n) {
   if (!arity("fail", n, 3)) return nullptr;
   Task* t = task_arg(args[0]);
   if (!t || !usable()) return nullptr;
+  if (t->kind == TASK_NORMAL) end_task_locks();
   for (u32 i = 0; i < t->nreturns; i++) {
     Handle h = C.returns(t)[i];
     if (C.valid(h) && C.entry(h).task == C.offset(t) && C.entry(h).state.load() == ENTRY_PENDING)
@@ -697,6 +707,7 @@ PyObject* stream_item(PyObject*, PyObject* const* args, Py_ssize_t n) {
 
 PyObject* requeue(PyObject*, PyObject* task) {
   Task* t = task_arg(task);
+  if (t && t->kind == TASK_NORMAL) end_task_locks();
   if (!t || !guarded([&] { return C.requeue(t), true; }, false)) return nullptr;
   Py_RETURN_NONE;
 }
@@ -711,7 +722,16 @@ PyObject* cancel_queued(PyObject*, PyObject* ref) {
   return PyLong_FromUnsignedLongLong(C.offset(t));
 }
 
+// running(task): this thread, not the main one, runs that call; 0: none any more
+PyObject* running(PyObject*, PyObject* task) {
+  u64 t = PyLong_AsUnsignedLongLong(task);
+  if (PyErr_Occurred()) return nullptr;
+  set_thread_task(t);
+  Py_RETURN_NONE;
+}
+
 PyMethodDef functions[] = {
+    {"running", running, METH_O, nullptr},
     {"put", (PyCFunction)(void*)put, METH_FASTCALL, nullptr},
     {"get", (PyCFunction)(void*)get, METH_FASTCALL, nullptr},
     {"get_many", (PyCFunction)(void*)get_many, METH_FASTCALL, nullptr},

@@ -80,7 +80,7 @@ struct Audit {
     for (u32 i = 0, n = c.h->slots_top.load(); i < n; i++) {
       Slot& s = c.slots[i];
       std::string who = "process slot " + std::to_string(i);
-      if (s.state.load() == SLOT_FREE && (s.running || s.building || s.lease)) say(who + ": free but not empty");
+      if (s.state.load() == SLOT_FREE && (s.drafts[0] || s.running || s.building || s.lease)) say(who + ": free but not empty");
       if (s.journal.count && i != c.slot) say(who + ": a change is half made");
       for (u32 k = 0; k < NUM_CLASSES; k++) {
         u64 n_blocks = 0;
@@ -107,6 +107,8 @@ struct Audit {
       free_entries += n_entries;
       for (Offset o = s.running; o; o = c.at<Task>(o)->qnext) task(o);
       if (s.building && !(s.building & 1)) task(s.building);
+      for (Offset o : s.drafts)
+        if (o) block(o, who);
     }
   }
   u64 free_entries = 0;
@@ -139,6 +141,8 @@ struct Audit {
     if (word && word != LOCK_SHARED && (word >> 32 > MAX_PROCESSES || c.slots[(word >> 32) - 1].state.load() != SLOT_ALIVE))
       say(who + ": held by a process that is gone");
     if (!word && m->q.head) say(who + ": free, but waited for");
+    if (m->before && (!word || word == LOCK_SHARED)) say(who + ": nobody has it exclusively, but there is a copy to go back to");
+    for (Offset o = m->before; o; o = c.at<Before>(o)->older) block(o, who);
     held.erase(c.offset(m));
   }
 

@@ -257,6 +257,7 @@ struct Client {
   Handle name_get(NameSpace space, std::string_view name, bool hold);
   bool name_remove(NameSpace space, std::string_view name, Handle object);
   std::vector<std::pair<std::string, Handle>> name_list(NameSpace space);
+  std::string name_of(Handle object);          // of a lock or the like; empty: it has none
 
   // queues.cpp
   Queue* queue(Handle h) const { return at<Queue>(entry(h).payload + 64); }
@@ -306,6 +307,16 @@ struct Client {
   void mutex_repair(Mutex* m, u32 dead_slot, i32 pid, const char* label);
   void repair_waits(Slot& dead);               // supervisor
   void repair_holds(Slot& dead);
+
+  void mutex_note(Mutex* m, u8 died, i32 pid, const char* label);  // its holder is no more
+
+  // before.cpp
+  void before_make(Handle h, Mutex* m);
+  void before_undo(Mutex* m);
+  void before_drop(Mutex* m);
+  void before_forget(Offset& draft);
+  bool before_undo_all(Mutex* m);
+  void copy_bytes(Offset to, Offset from, u64 size);
 
   // semaphore.cpp
   Sync* sync(Handle h) const { return at<Sync>(entry(h).payload + 64 + sizeof(Mutex)); }

@@ -306,6 +306,7 @@ void Client::dispose(Handle first) {
         tx.commit();
         if (dead) more.push_back(target);
       }
+      while (has_mutex(e.kind) && mutex(h)->before) before_drop(mutex(h));
       if (e.kind == KIND_TABLE) {
         Handle dead = 0;
         while (table_drop_one(table(h), &dead))

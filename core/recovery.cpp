@@ -111,6 +111,8 @@ Task* Client::recover(u32 s) {
   h->sched.spinning[s / 64].fetch_and(~bit);
   h->sched.awake[s / 64].fetch_and(~bit);
   discard_building(dead);
+  for (Offset& draft : dead.drafts)
+    if (draft) before_forget(draft);
   return_caches(dead);
   release_lease_of(dead);
   h->stats.deaths++;
@@ -196,6 +198,8 @@ void Client::free_slot(u32 s) {
   std::memset(dead.label, 0, sizeof dead.label);
   for (auto& w : dead.waits) w.queue = 0;
   for (auto& hold : dead.holds) hold.queue = 0;
+  for (auto& w : dead.waiting) w.thread.store(0);
+  dead.threads.store(0);
   dead.state.store(SLOT_FREE);
   if (surplus || entry_surplus) trim_caches();
   for (u32 i = 0, n = h->slots_top.load(); i < n; i++)

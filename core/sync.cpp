@@ -217,21 +217,25 @@ bool Client::shared_release(Mutex* m, u32 thread) {
 
 // --------------------------------------------------------------------------------- the supervisor's part
 
+// The next one is to be told, if he is to be, and finds the object as asked for. The lock stays taken.
+void Client::mutex_note(Mutex* m, u8 died, i32 pid, const char* label) {
+  if (before_undo_all(m) && !m->died.load()) died |= DIED_UNDONE;
+  if (m->on_death.load() != DEATH_IGNORE) {
+    m->died_pid = pid;
+    m->died_ns = now_ns();
+    std::strncpy(m->died_label, label, sizeof m->died_label - 1);
+    m->died.store(died, SEQ);
+  }
+  h->stats.lock_deaths++;
+  m->depth = 0;
+}
+
 // `dead` holds it no more. A reader's death leaves nothing here, see repair_holds().
 void Client::mutex_repair(Mutex* m, u32 dead, i32 pid, const char* label) {
   u64 owner = m->owner.load(SEQ);
   bool held = owner >> 32 == dead + 1;
   if (!held && owner != LOCK_SHARED) return;
-  if (held) {
-    if (m->on_death.load() != DEATH_IGNORE) {
-      m->died_pid = pid;
-      m->died_ns = now_ns();
-      std::strncpy(m->died_label, label, sizeof m->died_label - 1);
-      m->died.store(1, SEQ);
-    }
-    h->stats.lock_deaths++;
-    m->depth = 0;
-  }
+  if (held) mutex_note(m, DIED, pid, label);
   {
     Tx tx(*this);
     tx.lock(m->q.guard);

@@ -274,3 +274,69 @@ def test_killed_at_random_moments():
     assert s.acquire(timeout=20) and s.acquire(timeout=20) and not s.acquire(False)
     assert lock.statistics()["readers"] == {} and lock.statistics()["waiters"] == 0
     until(lambda: quiet() and _core.check() == "")
+
+
+def test_a_task_that_ends_still_holding():
+    """It is told apart from a death, in every way in which a task can end; what it released is not its any more."""
+    lock, other, reader = shoal.lock(), shoal.lock(), shoal.lock()
+
+    @shoal.remote(max_retries=0)
+    def forget(how):
+        with other:
+            reader.shared().acquire()
+            lock.acquire()
+        if how == "raise":
+            raise KeyError
+        return os.getpid()
+
+    for how in ("return", "raise"):
+        call = forget.remote(how)
+        try:
+            shoal.get(call)
+        except KeyError:
+            pass
+        with pytest.raises(LockHolderDied, match="ended still holding") as caught:
+            lock.acquire(timeout=5)
+        assert caught.value.task_name == "forget" and caught.value.held and caught.value.age < 5
+        lock.release()
+        for free in (other, reader):
+            assert free.acquire(blocking=False)
+            free.release()
+    until(lambda: quiet() and _core.check() == "")
+
+
+def test_a_task_inside_another_ends_with_its_own_locks_only():
+    outer, inner = shoal.lock(), shoal.lock()
+
+    @shoal.remote
+    def forget(inner):
+        inner.acquire()
+
+    @shoal.remote(num_cpus=0)
+    def wait(outer, inner):
+        with outer:
+            shoal.get(forget.remote(inner))  # this worker may run it itself
+            assert outer.locked()
+            return outer.acquire(blocking=False)
+
+    assert shoal.get(wait.remote(outer, inner)) is False
+    with outer, pytest.raises(LockHolderDied):
+        inner.acquire()
+    inner.release()
+
+
+def test_an_actor_may_hold_from_call_to_call():
+    @shoal.remote
+    class Keeper:
+        def take(self, lock):
+            self.lock = lock
+            return lock.acquire()
+
+        def give(self):
+            self.lock.release()
+
+    lock, keeper = shoal.lock(), Keeper.remote()
+    assert shoal.get(keeper.take.remote(lock)) and lock.locked()
+    shoal.get(keeper.give.remote())
+    assert lock.acquire(blocking=False)
+    lock.release()

@@ -59,10 +59,10 @@ class Engine(ABC):
     def list_actors(self, all_namespaces: bool) -> list[dict[str, str]]: ...
 
     @abstractmethod
-    def lock(self, target: Any, reentrant: bool, shared: bool = False, on_death: int = 0) -> Lock:
+    def lock(self, target: Any, reentrant: bool, shared: bool = False, on_death: int = 0, rollback: bool = False) -> Lock:
         """The lock of a mutable object (`target` a reference), a named one (a string), or a new one (None).
 
-        `on_death`: 0 as it was made, 1 raise, 2 ignore, 3 poison.
+        `on_death`: 0 as it was made, 1 raise, 2 ignore, 3 poison. `rollback`: the object becomes again what it was.
         """
 
     @abstractmethod

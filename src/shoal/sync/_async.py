@@ -144,8 +144,11 @@ async def _enter(self: Any) -> Any:
     return self
 
 
-async def _exit(self: Any, *_: object) -> None:
-    self.release()
+async def _exit(self: Any, kind: object, *_: object) -> None:
+    if kind is not None and self._rolls_back:
+        self._release_undone()
+    else:
+        self.release()
 
 
 def install() -> None:

@@ -171,8 +171,8 @@ class Condition(_core.Sync):
     _lock: Any
 
     def __new__(cls, lock: Any = None, *, name: str | None = None) -> Condition:
-        if lock is not None and (not isinstance(lock, _core.Lock) or lock._is_shared):
-            raise TypeError(f"Condition() takes a lock made by shoal.lock(), in exclusive mode, not {lock!r}")
+        if lock is not None and (not isinstance(lock, _core.Lock) or lock._is_shared or lock._rolls_back):
+            raise TypeError(f"Condition() takes a lock made by shoal.lock(), in exclusive mode and without rollback, not {lock!r}")
         ref = current().sync_object("condition", name, (CONDITION, 0, 0, 0))
         face = super().__new__(cls, ref, name)
         face._dress(lock)

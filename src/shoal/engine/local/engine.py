@@ -304,14 +304,16 @@ class LocalEngine(Engine):
 
     # -- locks ----------------------------------------------------------------------------------------------
 
-    def lock(self, target: Any, reentrant: bool, shared: bool = False, on_death: int = 0) -> Any:
+    def lock(self, target: Any, reentrant: bool, shared: bool = False, on_death: int = 0, rollback: bool = False) -> Any:
+        if rollback and not isinstance(target, _core.ObjectRef):
+            raise ValueError("rollback=True needs the reference of a mutable object: only its own lock knows what to restore")
         if target is None:
             return _core._lock(_core._new_lock(), None, reentrant, shared, on_death)
         if isinstance(target, str):
             ref = self._named(LOCK_NAMES, target, _core._new_lock)
             return _core._lock(ref, target, reentrant, shared, on_death)
         if isinstance(target, _core.ObjectRef):
-            return _core._lock(target, None, reentrant, shared, on_death)
+            return _core._lock(target, None, reentrant, shared, on_death, rollback)
         raise TypeError(
             f"lock() takes an ObjectRef of a mutable object, a name, or nothing, not {target!r} ({type(target).__name__}); "
             "to lock an array that get() returned, use the ref it came from"
