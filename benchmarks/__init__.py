@@ -10,7 +10,7 @@ Where things are:
     programs/     the three programs by which Ray was introduced
     startup.py    a fresh interpreter from import to exit: times, processes, memory
     physical.c    two processes pass a word to and fro: what no call can beat
-    report.py     JSON and Markdown            plot.py   the picture
+    report.py     JSON and Markdown            plot.py   the picture          readme.py  the README's table
     processes.py  trees of processes           facts.py  machine and versions
     breakdown/    where the time of one call goes (`python -m benchmarks.breakdown`)
     scaling/      the cost of a call as things grow (`python -m benchmarks.scaling`)

@@ -1,6 +1,6 @@
 """`python -m benchmarks`: Shoal against Ray and every other peer, in under ten minutes.
 
-    make bench                                   everything; writes benchmarks/results/latest.{json,md,png}
+    make bench                                   everything; writes benchmarks/results/latest.{json,md,png}, README.md
     make bench ARGS="--only tasks_sync,get"      some rows (keys, groups or parts of titles)
     make bench ARGS="--peers shoal,multiprocessing --rounds 5"
     make bench ARGS=--quick                      small inputs, one short round: does everything run?
@@ -14,7 +14,7 @@ import argparse
 import time
 from pathlib import Path
 
-from benchmarks import facts, plot, report
+from benchmarks import facts, plot, readme, report
 from benchmarks.peers import PEERS
 from benchmarks.rows import ROWS, select
 from benchmarks.run import ROOT, Options, Run
@@ -59,6 +59,9 @@ def main() -> None:
     paths = report.write(result, folder, "latest")
     if plot.draw(result, folder / "latest.png"):
         paths.append(folder / "latest.png")
+    if whole and not arguments.out:
+        readme.update(result)
+        paths.append(readme.README)
     print()
     print(f"{'':44} {'Shoal':>11} {'Ray':>11} {'':>7}  {'best other':36} {'goal':>11}")
     print(*report.summary_lines(result), sep="\n")

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks import facts
 from benchmarks.measure import summary
 from benchmarks.peers import PEERS, PHYSICAL, RIVALS
-from benchmarks.rows import BY_KEY, GROUPS, IDEALS, REFERENCE_UNITS, Row
+from benchmarks.rows import ASLEEP, BY_KEY, GROUPS, IDEALS, REFERENCE_UNITS, SPINNING, Row
 from benchmarks.run import Options, Results
 
 HEADINGS = {
@@ -23,6 +23,7 @@ HEADINGS = {
     "programs": "The three programs of Ray's introduction",
     "busy": "The same while another program keeps one core busy",
 }
+QUIET = 0.3  # a higher load before the run is pointed out
 _DISAGREE = 1e-6  # two results of a program differ if their relative difference is larger
 
 
@@ -70,6 +71,7 @@ def _row(row: Row, options: Options, results: Results, references: dict[str, dic
             peers[name] = {"missing": wrong[name]}
         elif samples:
             peers[name] = summary(samples)
+            peers[name]["took"] = round(results.seconds.get((row.key, name), 0.0), 1)  # seconds, all rounds
             if reason:
                 peers[name]["failed_in_a_round"] = reason
         else:
@@ -81,7 +83,6 @@ def _row(row: Row, options: Options, results: Results, references: dict[str, dic
     if rivals:
         best = (max if row.higher else min)(rivals, key=lambda name: rivals[name])
     goal = _goal(row, medians, references)
-    reference = references.get(row.reference or "", {}).get("median")
     return {
         "key": row.key,
         "title": row.title,
@@ -95,9 +96,15 @@ def _row(row: Row, options: Options, results: Results, references: dict[str, dic
         "ratio_to_ray": _better(row, ours, medians.get("ray")),
         "best_other": best,
         "ratio_to_best_other": _better(row, ours, rivals.get(best or "")),
-        "reference": row.reference,
-        "multiple_of_reference": _better(row, reference, ours),  # our time in units of the reference's
+        "multiples": _multiples(row, ours, references),
     }
+
+
+def _multiples(row: Row, ours: float | None, references: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Our time in units of that of the physical reference; a call has two: the other side spins, or sleeps."""
+    names = [name for name in (row.reference, ASLEEP if row.reference == SPINNING else None) if name]
+    found = {name: _better(row, references[name].get("median"), ours) for name in names}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _disagreeing(checks: dict[str, float]) -> dict[str, str]:
@@ -169,6 +176,8 @@ def markdown(result: dict[str, Any]) -> str:
         "after the other in each round. Medians; ± is half the distance of the quartiles.",
         "",
     ]
+    if machine["load_before"][0] > QUIET:
+        lines += [f"**Something else was running: the load before was {machine['load_before'][0]}.**", ""]
     if result["quick"]:
         lines += ["**Measured with `--quick`: the figures only show that everything runs.**", ""]
     for group in GROUPS:
@@ -176,7 +185,7 @@ def markdown(result: dict[str, Any]) -> str:
         if not rows:
             continue
         program = group in ("programs", "busy")
-        heads = ["", "Shoal", "Ray", "best other", "to Ray", "goal", "", "cost in units of the reference"]
+        heads = ["", "Shoal", "Ray", "best other", "to Ray", "to best other", "goal", "", "its cost in units of"]
         if program:
             heads.insert(1, "serial")
         lines += [f"### {HEADINGS[group]}", "", _line(heads), _line(["---"] * len(heads))]
@@ -209,9 +218,10 @@ def _cells(row: dict[str, Any], program: bool) -> list[str]:
         _with_spread(peers.get("ray", {}), unit),
         f"{best} {_with_spread(peers[best], unit)}" if best else "-",
         times(row["ratio_to_ray"]),
+        times(row["ratio_to_best_other"]),
         goal,
         met,
-        "-" if row["multiple_of_reference"] is None else f"{times(row['multiple_of_reference'])} {row['reference']}",
+        "; ".join(f"{name}: {_three(value)}" for name, value in row["multiples"].items()) or "-",
     ]
     if program:
         cells.insert(1, _with_spread(peers.get("serial", {}), unit))

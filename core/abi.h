@@ -173,13 +173,24 @@ enum EntryState : u32 {
   ENTRY_FAILED = 4,    // the payload is the exception
   ENTRY_DISPOSING = 5, // no reference is left; `creator` is taking it apart
 };
-enum Kind : u8 { KIND_VALUE = 0, KIND_MUTABLE = 1, KIND_LOCK = 2, KIND_ACTOR = 3, KIND_SYNC = 4, KIND_QUEUE = 5, KIND_TABLE = 6 };
-constexpr bool has_mutex(u8 kind) { return kind == KIND_MUTABLE || kind == KIND_LOCK || kind == KIND_SYNC; }
+enum Kind : u8 {
+  KIND_VALUE = 0,
+  KIND_MUTABLE = 1,
+  KIND_LOCK = 2,
+  KIND_ACTOR = 3,
+  KIND_SYNC = 4,
+  KIND_QUEUE = 5,
+  KIND_TABLE = 6,
+  KIND_FROZEN = 7,     // was KIND_MUTABLE and is laid out like it, but never changes again
+  KIND_VERSIONED = 8,
+};
+constexpr bool has_mutex(u8 kind) { return kind == KIND_MUTABLE || kind == KIND_FROZEN || kind == KIND_LOCK || kind == KIND_SYNC; }
 enum EntryFlags : u8 { FLAG_INLINE = 1, FLAG_HAS_BLOCK = 2 };
 
 // An object. Who may touch what:
 //   state: published by a single release store, under `lock`, by the maker; lock-free readers use acquire.
-//   payload, size, kind, flags: written by the maker before it publishes; constant afterwards.
+//   payload, size, kind, flags: written by the maker before it publishes; constant afterwards, except that `kind` goes
+//     from MUTABLE to FROZEN once: by a single release store, under `lock`; lock-free readers use acquire.
 //     size stays 0 until the payload's header is valid, so a dead maker's half-written block is just freed.
 //   holders, contained, waiter, task, dependents, holder_bits: [lock Entry::lock].
 // It is alive while a bit is set (a process holds a reference or a view) or contained > 0 (queued tasks and
@@ -193,7 +204,8 @@ struct alignas(64) Entry {
   u32 contained;
   u64 payload;      // FLAG_HAS_BLOCK: offset; FLAG_INLINE: the value's 8 bytes
   u64 size;         // bytes of the payload; FLAG_INLINE: the value's tag
-  u8 kind, flags;
+  std::atomic<u8> kind;
+  u8 flags;
   u16 creator;      // slot that creates or disposes of it
   u32 next;         // free list
   Offset task;      // the record that will produce it
@@ -271,6 +283,13 @@ struct alignas(64) Sync {
 };
 static_assert(sizeof(Sync) == 128);
 
+// Which processes have a writable view of a mutable object: a bit each, after its Mutex. [lock Entry::lock] Each process
+// sets its bit with the first of its views and clears it with the last; freezing needs them all clear.
+// The process's death: the supervisor clears its bit.
+struct alignas(64) Writers {
+  std::atomic<u64> bits[MAX_PROCESSES / 64];
+};
+
 // First bytes of a payload block. Contained references are counted one by one (`nrefs` moves together with the
 // target's `contained`), so that a dead maker or disposer leaves an exact count behind.
 // Then: Handle refs[nrefs_max]; BufferSpan buffers[nbuffers]; meta bytes; buffers, each 64-byte aligned.
@@ -322,6 +341,7 @@ struct alignas(64) Heap {
   std::atomic<u64> used;       // pages in use; written under lock
   std::atomic<u64> peak;
   std::atomic<u64> warm_free;  // pages of free runs that hold committed memory: what trim() can give back
+  std::atomic<u64> trims;      // pieces given back to the system so far: page tables filled before may have holes since
   std::atomic<u32> trim_armed; // [word] 1: the supervisor knows that there is something to give back
   u32 info_committed;          // page descriptions below this are committed
   SizeClass classes[NUM_CLASSES];
@@ -473,6 +493,21 @@ struct alignas(64) Table {
   Offset first, last;
   u64 pad[6];
 };
+
+// -------------------------------------------------------------------------------------------- versions
+
+// A cell with the newest version of a value: the payload of an entry of KIND_VERSIONED. A writer changes `current` and
+// `version` in one transaction; a reader takes a reference to `current` under the same lock, or none at all if it
+// finds `version` to be that of what it holds. Read without the lock, `version` is a hint that a repair may take back.
+// A writer's death leaves the version before its own, and an object that nobody refers to: its holder bit was all.
+struct alignas(64) Cell {
+  SpinLock lock;
+  u32 pad;
+  std::atomic<u64> version;         // [lock] counts the publications
+  Handle current;                   // [lock] one `contained` of that object
+  u64 waiters[MAX_PROCESSES / 64];  // [lock] processes to ring when the next version comes; a bit too many is harmless
+};
+static_assert(sizeof(Cell) == 128);
 
 // ----------------------------------------------------------------------------------------------- names
 

@@ -149,24 +149,46 @@ void Client::free_run(Tx& tx, u32 first, u8 warmth) {
   link_run(tx, start, len, warmth, freed_at);
 }
 
-// Makes the pages of a large block present: MADV_POPULATE_WRITE allocates and maps them in one pass and reports
-// a lack of memory as an error; older kernels (before 5.14) get the two steps one after the other.
+// Makes the pages of a large block present.
 void Client::commit_block(Offset block, u64 size, bool let_go) {
   if (size <= SMALL_LIMIT) return;
   PageInfo& p = pages[page_of(block)];
   bool cold = p.warmth & COLD_SOME;
   if (!cold && size < POPULATE_FROM) return;
-  u64 len = u64(p.len) * PAGE;
+  populate(block, u64(p.len) * PAGE, cold, let_go);
+  p.warmth = 0;
+}
+
+// MADV_POPULATE_WRITE allocates pages and maps them in one pass and reports a lack of memory as an error; older kernels
+// (before 5.14) get the two steps one after the other. Of memory that is known to be there, only what this process has
+// not mapped before is asked for: the call walks over every page, which takes as long as copying it.
+// A piece that is in `populated` without need costs page faults, no more: what is cold is always asked for.
+void Client::populate(Offset start, u64 len, bool cold, bool let_go) {
+  u64 trims = h->heap.trims.load(std::memory_order_acquire);
+  if (trims != trims_seen || populated.empty()) {
+    populated.assign(h->bytes / POPULATE_FROM + 1, false);
+    trims_seen = trims;
+  }
+  u64 first = (start + POPULATE_FROM - 1) / POPULATE_FROM, last = (start + len) / POPULATE_FROM;  // whole pieces
+  if (!cold) {
+    while (first < last && populated[first]) first++;
+    while (first < last && populated[last - 1]) last--;
+    if (first >= last) return;
+    start = first * POPULATE_FROM;
+    len = (last - first) * POPULATE_FROM;
+  }
   void* others = let_go && len >= LONG_CALL && let_others_run && !in_tx ? let_others_run() : nullptr;
-  int error = madvise(rw + block, len, 23 /* MADV_POPULATE_WRITE */) != 0 ? errno : 0;
+  int error = madvise(rw + start, len, 23 /* MADV_POPULATE_WRITE */) != 0 ? errno : 0;
   if (others) come_back(others);
   if (error) {
     errno = error;
     if (errno != EINVAL && errno != EINTR)
       throw Error(Error::FULL, std::string("the system has no memory left for the arena: ") + std::strerror(errno));
-    if (cold) commit_pages(memfd, block, len);
+    if (cold) commit_pages(memfd, start, len);
+    return;
   }
-  p.warmth = 0;
+  if (h->heap.trims.load(std::memory_order_acquire) == trims_seen && last <= populated.size())
+    for (u64 i = first; i < last; i++) populated[i] = true;
 }
 
 // The run stays free all the while: taken away, it could be just what somebody needs. So the lock is held while pages
@@ -200,6 +222,7 @@ u64 Client::trim(u32 older_than_s) {
       u32 n = std::min(TRIM_STEP, len - done);
       if (fallocate(memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off_t(page_offset(found + done)), off_t(n * PAGE)) == 0)
         given += n * PAGE;
+      heap.trims.fetch_add(1, std::memory_order_release);
       done += n;
       if (done == len) {
         tx.set(p.warmth, u8(COLD_SOME));

@@ -93,7 +93,7 @@ void Client::attach(int fd, int event) {
   };
   mapped[0] = map(PROT_READ | PROT_WRITE);
   mapped[1] = map(PROT_READ);
-  void* counts = mmap(nullptr, sizeof(u32) * u64(MAX_OBJECTS), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* counts = mmap(nullptr, COUNTS_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (counts == MAP_FAILED) {
     unmap();
     throw Error(Error::FULL, "cannot reserve memory for reference counts");
@@ -101,6 +101,7 @@ void Client::attach(int fd, int event) {
   rw = static_cast<u8*>(mapped[0]);
   ro = static_cast<const u8*>(mapped[1]);
   local = static_cast<u32*>(counts);
+  views = local + MAX_OBJECTS;
   h = at<Header>(0);
   slots = at<Slot>(h->slots);
   entries = at<Entry>(h->entries);
@@ -114,12 +115,13 @@ void Client::detach() {
   u64 bytes = h->bytes;
   munmap(rw, bytes);
   munmap(const_cast<u8*>(ro), bytes);
-  munmap(local, sizeof(u32) * u64(MAX_OBJECTS));
+  munmap(local, COUNTS_BYTES);
   if (memfd >= 0) close(memfd);
   if (eventfd >= 0) close(eventfd);
   rw = nullptr;
   ro = nullptr;
   h = nullptr;
+  populated.clear();
   memfd = eventfd = -1;
 }
 
@@ -129,6 +131,7 @@ void Client::become(u32 s, Role role, i32 pid) {
   in_tx = false;
   forked = false;
   spin_ns = 50000;
+  populated.clear();  // fork() copies no page tables of shared memory
   me->pid = pid;
   me->started_ns = now_ns();
   me->role.store(role);

@@ -54,10 +54,20 @@ void Client::before_make(Handle handle, Mutex* m) {
   b->depth = m->depth;
   copy_bytes(block + sizeof(Before), b->at, size);
   CRASH_POINT("before.copied");
-  Tx tx(*this);
-  tx.set(m->before, block);
-  tx.set(*draft, Offset(0));
-  tx.commit();
+  bool frozen;
+  {
+    Tx tx(*this);
+    tx.lock(entry(handle).lock);  // freeze() holds it when it looks at `before`
+    frozen = entry(handle).kind != KIND_MUTABLE;
+    if (!frozen) {
+      tx.set(m->before, block);
+      tx.set(*draft, Offset(0));
+      tx.commit();
+    }
+  }
+  if (!frozen) return;
+  before_forget(*draft);
+  throw Error(Error::INVALID, "immutable");
 }
 
 // The bytes are as they were when the newest copy was made.

@@ -110,7 +110,7 @@ void become(u32 slot, int role) {
   S.epoch++;
   S.block_depth = S.help_depth = 0;
   S.main_thread = PyThread_get_thread_ident();
-  madvise(C.local, sizeof(u32) * u64(MAX_OBJECTS), MADV_DONTNEED);
+  madvise(C.local, COUNTS_BYTES, MADV_DONTNEED);
   C.become(slot, Role(role), i32(getpid()));
 }
 
@@ -178,14 +178,10 @@ void detach() {
   S.inside = 0;
   Mapping* m = S.mapping;
   S.mapping = nullptr;
-  munmap(C.local, sizeof(u32) * u64(MAX_OBJECTS));
+  munmap(C.local, COUNTS_BYTES);
   close(C.memfd);
   close(C.eventfd);
-  if (--m->users == 0) {
-    munmap(m->rw, m->bytes);
-    munmap(m->ro, m->bytes);
-    delete m;
-  }
+  drop_mapping(m);
   C = Client{};
 }
 
@@ -220,11 +216,7 @@ class Bridge {
     }
     ::close(fd_);
     fd_ = -1;
-    if (--mapping_->users == 0) {
-      munmap(mapping_->rw, mapping_->bytes);
-      munmap(mapping_->ro, mapping_->bytes);
-      delete mapping_;
-    }
+    drop_mapping(mapping_);
   }
 
  private:
@@ -405,6 +397,7 @@ void set_hooks(nb::dict hooks) {
   S.serialize = take("serialize");
   S.serialize_mutable = take("serialize_mutable");
   S.deserialize = take("deserialize");
+  S.deserialize_private = take("deserialize_private");
   S.make_error = take("make_error");
   S.raised = take("raised");
   S.help = take("help");
@@ -423,7 +416,8 @@ using namespace shoal::py;
 NB_MODULE(_core, m) {
   nb::set_leak_warnings(false);
   m.doc() = "Shoal's native core. Private: the public names are in the package shoal.";
-  if (!ready_refs(m.ptr()) || !ready_tasks(m.ptr()) || !ready_sync(m.ptr()) || !ready_signals(m.ptr()) || !ready_containers(m.ptr()))
+  if (!ready_refs(m.ptr()) || !ready_objects(m.ptr()) || !ready_tasks(m.ptr()) || !ready_sync(m.ptr()) || !ready_signals(m.ptr()) ||
+      !ready_containers(m.ptr()) || !ready_memory(m.ptr()) || !ready_versioned(m.ptr()))
     throw nb::python_error();
   pthread_atfork(nullptr, nullptr, after_fork_in_child);
 
@@ -560,30 +554,21 @@ NB_MODULE(_core, m) {
     return nb::object(nb::make_tuple(t->state.load() == TASK_RUNNING ? int(t->runner) - 1 : -1, t->id, int(t->kind), t->actor));
   });
 
-  // false: it does not run (any more). stream: the reference is a place in a generator's chain, which is followed to its
-  // end; the place that we refer to keeps all that follows.
-  m.def("cancel_running", [](nb::handle ref, bool force, bool stream) {
+  m.def("cancel_running", [](nb::handle ref, bool force) {  // false: it does not run (any more)
     Handle h = ref_handle(ref);
     return call([&] {
-      u32 slot = 0;
-      for (bool found = false; !found;) {
-        Entry& e = C.entry(h);
-        if (stream && e.state.load(std::memory_order_acquire) == ENTRY_READY && e.flags & FLAG_HAS_BLOCK) {
-          h = C.refs(h)[1];
-          continue;
-        }
+      Entry& e = C.entry(h);
+      u32 slot;
+      {
         Tx tx(C);
         tx.lock(e.lock);
-        u32 state = e.state.load();
-        if (stream && state == ENTRY_READY && e.flags & FLAG_HAS_BLOCK) continue;  // one more item has come meanwhile
-        if (!e.task || state != ENTRY_PENDING) return false;
+        if (!e.task || e.state.load() != ENTRY_PENDING) return false;
         Task* t = task_at(e.task);
         tx.lock(t->lock);
         if (t->state.load() != TASK_RUNNING) return false;
         tx.set(t->flags, u16(t->flags | TASK_CANCELLED));
         slot = t->runner - 1;
         tx.commit();
-        found = true;
       }
       C.slots[slot].command.fetch_or(force ? CMD_KILL : CMD_CANCEL);
       C.ring_supervisor();

@@ -12,12 +12,16 @@
 
 namespace shoal::py {
 
-struct Mapping {  // keeps the arena mapped while views of it live, also after shutdown()
+// Keeps the arena mapped while views of it live, also after shutdown(). A window is a mapping of one object's pages
+// of its own (bindings_memory.cpp); it has no `ro`.
+struct Mapping {
   u8* rw;
   u8* ro;
   u64 bytes;
   u64 users;
+  Offset start = 0;  // of the first byte in the arena
 };
+void drop_mapping(Mapping* m);  // one user less
 
 struct State {
   Client client;
@@ -33,6 +37,7 @@ struct State {
   PyObject* serialize = nullptr;          // value -> (bytes, [buffers])
   PyObject* serialize_mutable = nullptr;
   PyObject* deserialize = nullptr;        // meta, [buffers] -> value
+  PyObject* deserialize_private = nullptr;  // the same, and all arrays are writable
   PyObject* make_error = nullptr;         // code, text -> exception
   PyObject* raised = nullptr;             // stored exception -> exception to raise
   PyObject* help = nullptr;               // runs a call inline
@@ -51,6 +56,11 @@ PyObject* not_initialized();
 bool same_session(u32 epoch);  // ... also if the process has joined another one meanwhile
 // Runs the handlers of signals that came. False: one raised, or ended the session that the caller is in.
 bool run_handlers();
+inline bool arity(const char* name, Py_ssize_t n, Py_ssize_t want) {
+  if (n == want) return true;
+  PyErr_Format(PyExc_TypeError, "%s takes %zd arguments, got %zd", name, want, n);
+  return false;
+}
 
 template <class F>
 auto guarded(F f, decltype(f()) failed) -> decltype(f()) {
@@ -99,7 +109,8 @@ inline bool is_ref(PyObject* o) { return Py_TYPE(o) == RefType || PyType_IsSubty
 PyObject* new_ref(Handle h);            // takes over one local reference
 PyObject* share_ref(Handle h);          // makes its own; nullptr + exception if the object is gone
 bool live_ref(PyObject* o, Handle* h);  // o is a Ref of this session; else TypeError / SessionEndedError
-PyObject* new_buffer(Handle h, u64 start, u64 size, bool writable);
+PyObject* new_buffer(Handle h, u64 start, u64 size, bool writable, Mapping* window);
+bool current(u32 epoch);                // is that session the present one, and may it be touched?
 bool ready_refs(PyObject* module);
 
 // Collects the references met while a value is pickled, so that the arena knows what the value contains.
@@ -115,18 +126,17 @@ extern thread_local Collector* collector;  // pickling runs Python, so threads t
 
 bool store(Handle h, PyObject* value);            // payload of an object being made; false: exception set
 bool store_mutable(Handle h, PyObject* value);
-PyObject* load(Handle h);                         // of a finished object; an exception object if it failed
+PyObject* load(Handle h, Mapping* window = nullptr);  // of a finished object; an exception object if it failed
 PyObject* load_or_raise(Handle h);
 Handle make_object(PyObject* meta, PyObject* buffers, Collector& c);  // from a pickle; 0: exception set
 bool fill_pickle(Handle h, PyObject* meta, PyObject* buffers, Collector& c);
 
-// ---------------------------------------------------------------------------- tasks (bindings_tasks.cpp)
+// ------------------------------------------------------------------------ objects (bindings_objects.cpp)
 
 enum class Waited { DONE, TIMEOUT, FAILED };
 Waited wait_done(Handle h, u64 deadline, bool now);
 bool parse_timeout(PyObject* o, u64* deadline, bool* now);
-PyObject* call_of(Task* t);  // what a worker needs to run it
-bool ready_tasks(PyObject* module);
+bool ready_objects(PyObject* module);
 
 // This process waits: its CPU is lent out.
 struct Blocking {
@@ -161,6 +171,21 @@ class Watch {
 void set_thread_task(Offset task);  // what this thread runs, if it is not the main one
 // One sleep until something happens to this process. FAILED: an exception is set.
 Waited nap(u32 seen, u64 deadline);
+
+// ---------------------------------------------------------------------------- tasks (bindings_tasks.cpp)
+
+PyObject* call_of(Task* t);  // what a worker needs to run it
+bool ready_tasks(PyObject* module);
+
+// ------------------------------------------------------------------------- memory (bindings_memory.cpp)
+
+// A writable mapping of the object's buffers: shared with the arena or (`copy`) with private copies of what is written.
+Mapping* open_window(Handle h, bool copy);  // throws FULL; one user
+void make_private(Mapping* window);         // from now on writing to it changes nothing but itself; throws FULL
+bool ready_memory(PyObject* module);
+
+// ------------------------------------------------------------------- versioned (bindings_versioned.cpp)
+bool ready_versioned(PyObject* module);
 
 // ----------------------------------------------------------------------------- sync (bindings_sync.cpp)
 bool ready_sync(PyObject* module);

@@ -1,4 +1,6 @@
 // Queue and Counter: the Python face of Queue, and of a number in shared memory that changes by single instructions.
+#include <sched.h>
+
 #include <algorithm>
 
 #include "bindings.h"
@@ -357,7 +359,61 @@ PyObject* fence(PyObject*, PyObject*) {
   Py_RETURN_NONE;
 }
 
+// A Ring's stamp of one place. Even: 2 * (number + 1) of the complete record there, 0: none yet. Odd: the record is being
+// written, and by whom: 1 | slot << 1 | the slot's epoch (16 bits) << 11 | number (36 bits) << 27.
+// The rule: a place is written only by the process named in its stamp, which got there by a compare-and-swap from an even
+// stamp or from that of a dead process. So two producers that are a whole round apart never write one place at once.
+i64 writing_stamp(i64 number) {
+  return i64(1 | u64(C.slot) << 1 | u64(C.me->epoch.load() & 0xffff) << 11 | (u64(number) & 0xfffffffff) << 27);
+}
+
+bool is_written(i64 stamp) {
+  if (!(stamp & 1)) return false;
+  const Slot& s = C.slots[u64(stamp) >> 1 & (MAX_PROCESSES - 1)];
+  u32 state = s.state.load();
+  return (state == SLOT_STARTING || state == SLOT_ALIVE) && (s.epoch.load() & 0xffff) == (u64(stamp) >> 11 & 0xffff);
+}
+
+// ring_claim(claimed, skipped, stamp of place 0, capacity, count) -> the numbers of `count` records to be written by us,
+// as the bytes of 64-bit integers. Numbers whose places are just being written by others are skipped.
+PyObject* ring_claim(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  i64 capacity, count;
+  if (n != 5) return PyErr_SetString(PyExc_TypeError, "ring_claim takes 5 arguments"), nullptr;
+  std::atomic<i64>* words[3];
+  for (int i = 0; i < 3; i++) {
+    if (Py_TYPE(args[i]) != CounterType) return PyErr_SetString(PyExc_TypeError, "ring_claim takes counters"), nullptr;
+    if (!(words[i] = word_of(args[i]))) return nullptr;
+  }
+  if (!number(args[3], &capacity) || !number(args[4], &count)) return nullptr;
+  std::vector<i64> numbers;
+  numbers.reserve(size_t(count));
+  for (i64 tried = 0; i64(numbers.size()) < count;) {
+    i64 want = count - i64(numbers.size());
+    i64 first = words[0]->fetch_add(want), got = 0;
+    for (i64 k = first; k < first + want; k++) {
+      std::atomic<i64>& stamp = words[2][k % capacity];
+      i64 old = stamp.load();
+      if (!is_written(old) && stamp.compare_exchange_strong(old, writing_stamp(k))) numbers.push_back(k), got++;
+    }
+    if (got < want) words[1]->fetch_add(want - got);
+    tried += want;
+    if (tried >= capacity && !got) {  // every place is being written
+      if (!run_handlers()) break;
+      {
+        NoGil nogil;
+        sched_yield();
+      }
+      if (!usable()) break;
+    }
+  }
+  if (!PyErr_Occurred()) return PyBytes_FromStringAndSize(reinterpret_cast<char*>(numbers.data()), Py_ssize_t(numbers.size() * 8));
+  if (S.attached)
+    for (i64 k : numbers) words[2][k % capacity].store(0);
+  return nullptr;
+}
+
 PyMethodDef functions[] = {
+    {"ring_claim", (PyCFunction)(void*)ring_claim, METH_FASTCALL, nullptr},
     {"list_op", (PyCFunction)(void*)list_op, METH_FASTCALL, nullptr},
     {"table_op", (PyCFunction)(void*)table_op, METH_FASTCALL, nullptr},
     {"new_table", new_table, METH_NOARGS, nullptr},

@@ -16,7 +16,7 @@ Collector::~Collector() {
   for (PyObject* o : refs) Py_DECREF(o);
 }
 
-static bool current(u32 epoch) { return S.attached && epoch == S.epoch && !C.forked; }
+bool current(u32 epoch) { return S.attached && epoch == S.epoch && !C.forked; }
 
 PyObject* new_ref(Handle h) {
   Ref* r = PyObject_New(Ref, RefType);
@@ -164,20 +164,36 @@ struct Buffer {
   Mapping* mapping;
   u32 epoch;
   bool writable;
+  bool counted;  // as a writable view of a mutable object
 };
 
-PyObject* new_buffer(Handle h, u64 start, u64 size, bool writable) {
+PyObject* new_buffer(Handle h, u64 start, u64 size, bool writable, Mapping* window) {
   Buffer* b = PyObject_New(Buffer, BufferType);
   if (!b) return nullptr;
   b->handle = h;
-  b->start = writable ? C.rw + start : const_cast<u8*>(C.ro) + start;
   b->size = Py_ssize_t(size);
-  b->mapping = S.mapping;
   b->epoch = S.epoch;
-  b->writable = writable;
-  C.acquire(h);
-  S.mapping->users++;
+  b->mapping = window ? window : S.mapping;
+  try {
+    C.acquire(h);
+    b->counted = writable && !window && C.begin_view(h);
+  } catch (const Error&) {
+    PyTypeObject* type = Py_TYPE(b);
+    PyObject_Free(b);
+    Py_DECREF(type);
+    throw;
+  }
+  b->writable = window || b->counted;
+  b->start = window ? window->rw + (start - window->start) : b->counted ? C.rw + start : const_cast<u8*>(C.ro) + start;
+  b->mapping->users++;
   return reinterpret_cast<PyObject*>(b);
+}
+
+void drop_mapping(Mapping* m) {
+  if (--m->users) return;
+  munmap(m->rw, m->bytes);
+  if (m->ro) munmap(m->ro, m->bytes);
+  delete m;
 }
 
 static int buffer_get(PyObject* self, Py_buffer* view, int flags) {
@@ -189,16 +205,12 @@ static void buffer_dealloc(PyObject* self) {
   auto* b = reinterpret_cast<Buffer*>(self);
   if (current(b->epoch)) {
     try {
+      if (b->counted) C.end_view(b->handle);
       C.release(b->handle);
     } catch (const Error&) {
     }
   }
-  Mapping* m = b->mapping;
-  if (--m->users == 0) {
-    munmap(m->rw, m->bytes);
-    munmap(m->ro, m->bytes);
-    delete m;
-  }
+  drop_mapping(b->mapping);
   PyTypeObject* type = Py_TYPE(self);
   PyObject_Free(self);
   Py_DECREF(type);

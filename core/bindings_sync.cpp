@@ -438,7 +438,7 @@ PyObject* make(PyObject*, PyObject* const* args, Py_ssize_t n) {
   Handle h;
   if (!live_ref(args[0], &h)) return nullptr;
   const Entry& e = C.entry(h);
-  if (!has_mutex(e.kind)) {
+  if (!has_mutex(e.kind) || e.kind == KIND_FROZEN) {
     set_error(Error(Error::INVALID, "immutable"));
     return nullptr;
   }

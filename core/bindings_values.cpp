@@ -136,7 +136,7 @@ static PyObject* load_refs(Handle h, bool list) {
   return out;
 }
 
-PyObject* load(Handle h) {
+PyObject* load(Handle h, Mapping* window) {
   const Entry& e = C.entry(h);
   if (e.flags & FLAG_INLINE) {
     switch (e.size) {
@@ -151,8 +151,9 @@ PyObject* load(Handle h) {
       }
     }
   }
-  if (e.kind == KIND_LOCK || e.kind == KIND_SYNC || e.kind == KIND_ACTOR)
-    return PyErr_SetString(PyExc_TypeError, "a lock or an actor has no value to get"), nullptr;
+  u8 kind = e.kind.load(std::memory_order_acquire);
+  if (kind != KIND_VALUE && kind != KIND_MUTABLE && kind != KIND_FROZEN)
+    return PyErr_SetString(PyExc_TypeError, "a lock, an actor, a container or a Versioned has no value to get"), nullptr;
   const u8* p = C.ro + e.payload;
   auto* head = reinterpret_cast<const Payload*>(p);
   const char* meta = reinterpret_cast<const char*>(p + head->meta);
@@ -162,12 +163,12 @@ PyObject* load(Handle h) {
     case FORMAT_REF_LIST: return load_refs(h, true);
     case FORMAT_REF_TUPLE: return load_refs(h, false);
   }
-  bool writable = e.kind == KIND_MUTABLE;
+  bool writable = kind == KIND_MUTABLE;
   PyObject* buffers = PyList_New(head->nbuffers);
   if (!buffers) return nullptr;
   const BufferSpan* spans = C.spans(h);
   for (u32 i = 0; i < head->nbuffers; i++) {
-    PyObject* b = guarded([&] { return new_buffer(h, e.payload + spans[i].start, spans[i].size, writable); }, nullptr);
+    PyObject* b = guarded([&] { return new_buffer(h, e.payload + spans[i].start, spans[i].size, writable, window); }, nullptr);
     if (!b) {
       Py_DECREF(buffers);
       return nullptr;
@@ -180,7 +181,7 @@ PyObject* load(Handle h) {
     PyObject* args[] = {view, buffers};
     C.acquire(h);  // the pickle may drop the caller's reference while it is being read
     u32 epoch = S.epoch;
-    value = PyObject_Vectorcall(S.deserialize, args, 2, nullptr);
+    value = PyObject_Vectorcall(window ? S.deserialize_private : S.deserialize, args, 2, nullptr);
     if (S.attached && S.epoch == epoch && !C.forked) C.release(h);
   }
   Py_XDECREF(view);

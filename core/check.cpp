@@ -178,6 +178,17 @@ struct Audit {
     if (c.h->config) contained[index_of(c.h->config)]++;
   }
 
+  void writers(Handle h) {
+    const Entry& e = c.entry(h);
+    for (u32 s = 0; s < MAX_PROCESSES; s++) {
+      bool writes = c.writers(h)->bits[s / 64].load() >> s % 64 & 1;
+      std::string who = "process slot " + std::to_string(s);
+      if (writes && e.kind == KIND_FROZEN) say(name(h) + " is frozen, but " + who + " can write to it");
+      if (writes && !(e.holder_bits[s / 64].load() >> s % 64 & 1)) say(name(h) + ": " + who + " can write to it but does not hold it");
+      if (s == c.slot && writes != (c.views[index_of(h)] > 0)) say(name(h) + ": writable views of this process counted wrong");
+    }
+  }
+
   void objects() {
     u64 free = 0;
     u32 top = c.h->heap.entry_top.load();
@@ -201,6 +212,14 @@ struct Audit {
       if (e.flags & FLAG_HAS_BLOCK) {
         block(e.payload, name(h));
         for (u32 k = 0; k < c.payload(h)->nrefs; k++) contained[index_of(c.refs(h)[k])]++;
+      }
+      if ((e.kind == KIND_MUTABLE || e.kind == KIND_FROZEN) && state == ENTRY_READY) writers(h);
+      if (e.kind == KIND_VERSIONED && state == ENTRY_READY) {
+        Cell* cell = c.cell(h);
+        if (cell->lock.owner.load()) say(name(h) + ": the cell is locked");
+        if (!cell->current || !c.valid(cell->current) || c.entry(cell->current).state.load() != ENTRY_READY)
+          say(name(h) + ": its newest version is not a finished object");
+        else contained[index_of(cell->current)]++;
       }
       task(e.task);
       for (Offset o = e.dependents; o; o = c.at<Dep>(o)->next) task(c.at<Dep>(o)->task);

@@ -26,6 +26,7 @@ struct Error : std::runtime_error {
 #ifdef SHOAL_CRASH_POINTS
 void crash_point(const char* name);
 void arm_crash_point(const char* spec);  // as SHOAL_CRASH does, for this process from now on
+extern void (*at_crash_point)(const char* name);  // a test program's own: called at each of them
 #define CRASH_POINT(name) ::shoal::crash_point(name)
 #else
 #define CRASH_POINT(name) (void)0
@@ -50,6 +51,9 @@ T peek(const T& field) {
 }
 
 struct Client;
+
+// `local` and `views`, in one piece of private memory that is only filled where it is used.
+constexpr u64 COUNTS_BYTES = 2 * sizeof(u32) * u64(MAX_OBJECTS);
 
 // A change of the arena that happens whole or, if the process dies, not at all.
 //
@@ -96,6 +100,7 @@ struct Client {
   Entry* entries = nullptr;
   PageInfo* pages = nullptr;
   u32* local = nullptr;    // references to each entry from this process
+  u32* views = nullptr;    // writable views of each entry in this process
   int memfd = -1, eventfd = -1;
   bool in_tx = false;
   bool forked = false;     // we are a copy made by fork(): nothing may be touched
@@ -123,6 +128,9 @@ struct Client {
   Offset alloc_block(Tx& tx, u64 size);       // tx holds nothing of the heap; ensure_block(size) came before
   void ensure_block(u64 size);                // may refill the cache; throws FULL
   void commit_block(Offset block, u64 size, bool let_go = true);  // makes a fresh large block safe to touch; throws FULL
+  void populate(Offset start, u64 len, bool cold, bool let_go);
+  std::vector<bool> populated;                // a bit per POPULATE_FROM bytes of `rw`: our page table has them. Only a hint
+  u64 trims_seen = 0;                         // what heap.trims was when it was true
   void free_block(Tx& tx, Offset block);
   u64 block_size(Offset block) const;
   void trim_caches();                         // gives surplus cached blocks and entries back
@@ -173,6 +181,11 @@ struct Client {
   Handle* refs(Handle h) const { return reinterpret_cast<Handle*>(rw + entry(h).payload + refs_at(entry(h).kind)); }
   BufferSpan* spans(Handle h) const { return reinterpret_cast<BufferSpan*>(refs(h) + payload(h)->nrefs_max); }
   Mutex* mutex(Handle h) const { return at<Mutex>(entry(h).payload + 64); }
+  Writers* writers(Handle h) const { return at<Writers>(entry(h).payload + 64 + sizeof(Mutex)); }
+  bool begin_view(Handle h);                   // one more writable view in this process; false: it is not mutable
+  void end_view(Handle h);
+  void end_views_of(Handle h, u32 slot);
+  std::vector<u32> freeze(Handle h);           // slots that have writable views; none: it is frozen now
   bool unreferenced(Tx& tx, Handle h);         // [lock Entry::lock] true: it is ours to dispose of now
   bool sealed(Handle h) const;                 // [lock Entry::lock]
   bool owes(const Task* t, Handle r);          // does t still have to make r?
@@ -289,6 +302,15 @@ struct Client {
   bool table_drop_one(Table* t, Handle* dead);
   void table_step(Table* t);
 
+  // versioned.cpp
+  Cell* cell(Handle h) const { return at<Cell>(entry(h).payload + 64); }
+  Handle create_cell(Handle first);
+  Handle cell_acquire(Cell* c, u64* version);  // the newest version, with one more reference from this process
+  u64 cell_version(Cell* c);
+  u64 cell_watch(Cell* c, u64 newer_than);     // the version if it is newer; else 0, and we are rung when one comes
+  // Takes over our reference to `item`. False: the version is not `expected` (and the reference is still ours).
+  bool cell_publish(Cell* c, Handle item, const u64* expected, u64* version);
+
   // sync.cpp
   WaitNode* wait_node(WaitMode mode, u64 owner);
   void link_wait(Tx& tx, WaitQueue& q, WaitNode* n);
@@ -351,6 +373,7 @@ struct Client {
   u32 claim_slot();
   void rollback(u32 slot);
   void unlock_dead(u32 slot);                  // its half-made change is undone, its short locks are free
+  void unlock_all_dead();
   bool ended(u32 slot) const;                  // is the process of this slot known to be dead?
   bool hold_ready(Handle h);                   // acquire(), if it is READY now
   void repair_object(Handle h, u32 slot);

@@ -50,14 +50,16 @@ void Tx::lock(SpinLock& l) {
       sched_yield();
       if ((spins & 1023) != 0) continue;
       if (client.h->dead.load(std::memory_order_relaxed)) throw Error(Error::ENDED, "the session has ended: its supervisor is gone");
-      // Nobody else would free it while the supervisor waits here, busy with another one's death.
-      if (client.slot == SUPERVISOR_SLOT && free && client.ended(free - 1)) client.unlock_dead(free - 1);
+      // Nobody else frees a dead one's locks while the supervisor waits here, busy with another one's death. It may be
+      // that of the holder itself, or one that a living holder waits for in its turn: so all the dead let go.
+      if (client.slot == SUPERVISOR_SLOT) client.unlock_all_dead();
     }
   }
   CRASH_POINT("tx.locked");
 }
 
 void Tx::settle() {
+  CRASH_POINT("tx.settle");
   fence();
   j_.count = 0;
   fence();
@@ -68,6 +70,7 @@ void Tx::unlock() {
   while (j_.nlocks > 0) {
     auto& l = *client.at<SpinLock>(j_.locks[j_.nlocks - 1]);
     if (l.owner.load(std::memory_order_relaxed) == client.slot + 1) l.owner.store(0, std::memory_order_release);
+    CRASH_POINT("tx.unlocked");
     fence();
     j_.nlocks--;
   }

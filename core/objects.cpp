@@ -15,8 +15,10 @@ static u64 align64(u64 n) { return (n + 63) & ~63ull; }
 u64 Client::refs_at(u8 kind) {
   switch (kind) {
     case KIND_MUTABLE:
+    case KIND_FROZEN: return 64 + sizeof(Mutex) + sizeof(Writers);
     case KIND_LOCK: return 64 + sizeof(Mutex);
     case KIND_SYNC: return 64 + sizeof(Mutex) + sizeof(Sync);
+    case KIND_VERSIONED: return 64 + sizeof(Cell);
     case KIND_ACTOR: return 64 + sizeof(Actor);
     case KIND_QUEUE: return 64 + sizeof(Queue);
     case KIND_TABLE: return 64 + sizeof(Table);
@@ -261,6 +263,64 @@ void Client::release(Handle h) {
   if (!to_ring.empty()) after_tx();
 }
 
+// A writable view is counted before anybody can write through it, under the lock that freeze() holds when it looks. The
+// object is ours already. False: it is not mutable (any more).
+bool Client::begin_view(Handle h) {
+  u32 i = index_of(h);
+  if (!views[i]) {
+    Entry& e = entries[i];
+    Tx tx(*this);
+    tx.lock(e.lock);
+    if (e.kind.load(std::memory_order_relaxed) != KIND_MUTABLE) return false;
+    auto& word = writers(h)->bits[slot / 64];
+    tx.set(word, word.load(std::memory_order_relaxed) | 1ull << slot % 64);
+    tx.commit();
+  }
+  views[i]++;
+  return true;
+}
+
+void Client::end_view(Handle h) {
+  u32 i = index_of(h);
+  SHOAL_CHECK(views[i] > 0);
+  if (--views[i]) return;
+  Tx tx(*this);
+  tx.lock(entries[i].lock);
+  auto& word = writers(h)->bits[slot / 64];
+  tx.set(word, word.load(std::memory_order_relaxed) & ~(1ull << slot % 64));
+  tx.commit();
+}
+
+// One store, and no journal: there are readers without the lock, for whom it must not be taken back.
+std::vector<u32> Client::freeze(Handle h) {
+  Entry& e = entry(h);
+  std::vector<u32> who;
+  Tx tx(*this);
+  tx.lock(e.lock);
+  u8 kind = e.kind.load(std::memory_order_relaxed);
+  if (e.state.load(std::memory_order_acquire) != ENTRY_READY || (kind != KIND_MUTABLE && kind != KIND_FROZEN))
+    throw Error(Error::INVALID, "not mutable");
+  if (mutex(h)->before)
+    throw Error(Error::INVALID, "cannot freeze it while its lock is held with rollback=True: it may still become what it was before");
+  for (u32 w = 0; w < MAX_PROCESSES / 64; w++)
+    for (u64 bits = writers(h)->bits[w].load(std::memory_order_relaxed); bits; bits &= bits - 1)
+      who.push_back(w * 64 + u32(__builtin_ctzll(bits)));
+  CRASH_POINT("freeze.before");
+  if (who.empty()) e.kind.store(KIND_FROZEN, std::memory_order_release);
+  CRASH_POINT("freeze.done");
+  return who;
+}
+
+// Supervisor: the dead `s` writes no more.
+void Client::end_views_of(Handle h, u32 s) {
+  auto& word = writers(h)->bits[s / 64];
+  u64 bit = 1ull << s % 64;
+  Tx tx(*this);
+  tx.lock(entry(h).lock);
+  if (word.load(std::memory_order_relaxed) & bit) tx.set(word, word.load(std::memory_order_relaxed) & ~bit);
+  tx.commit();
+}
+
 void Client::add_contained(Handle h) {
   Entry& e = entry(h);
   Tx tx(*this);
@@ -317,11 +377,12 @@ void Client::dispose(Handle first) {
         while (queue_drop_first(queue(h), &dead))
           if (dead) more.push_back(dead);
       }
-      if (e.kind == KIND_ACTOR && actor(h)->death) {
-        Handle target = actor(h)->death;
+      Handle* last = e.kind == KIND_ACTOR ? &actor(h)->death : e.kind == KIND_VERSIONED ? &cell(h)->current : nullptr;
+      if (last && *last) {
+        Handle target = *last;
         Tx tx(*this);
         bool dead = drop_contained_tx(tx, target);
-        tx.set(actor(h)->death, Handle(0));
+        tx.set(*last, Handle(0));
         tx.commit();
         if (dead) more.push_back(target);
       }

@@ -36,7 +36,10 @@ void arm_crash_point(const char* spec) {
   crash.left.store(crash.length ? std::atol(colon + 1) : 0);
 }
 
+void (*at_crash_point)(const char* name) = nullptr;
+
 void crash_point(const char* name) {
+  if (at_crash_point) at_crash_point(name);
   static const bool from_environment = [] {
     if (const char* spec = std::getenv("SHOAL_CRASH")) arm_crash_point(spec);
     return true;
@@ -84,6 +87,11 @@ void Client::unlock_dead(u32 s) {
     if (l->owner.load() == s + 1) l->owner.store(0, std::memory_order_release);
     j.nlocks--;
   }
+}
+
+void Client::unlock_all_dead() {
+  for (u32 s = 0, n = h->slots_top.load(); s < n; s++)
+    if (s != slot && ended(s)) unlock_dead(s);
 }
 
 // Only the supervisor may ask. Its children cannot vanish before it has reaped them, and it recovers what it has reaped.
@@ -135,14 +143,16 @@ bool Client::hold_ready(Handle handle) {
   return true;
 }
 
-// An object with more to it than a value: does the dead `s` hold its mutex or wait for it? Was it to become an actor?
+// An object with more to it than a value: does the dead `s` hold its mutex or wait for it, or did it write to it? Was it to
+// become an actor?
 void Client::repair_object(Handle handle, u32 s) {
   if (!hold_ready(handle)) return;  // it may go while we look at it
   Slot& dead = slots[s];
   if (entry(handle).kind == KIND_ACTOR) {
     Actor* a = actor(handle);
     if (a->life && !a->submitted && entry(handle).creator == s) stillborn.push_back(handle);
-  } else if (has_mutex(entry(handle).kind)) {
+  } else {
+    if (entry(handle).kind == KIND_MUTABLE) end_views_of(handle, s);
     mutex_repair(mutex(handle), s, dead.pid, dead.label);
   }
   release(handle);
@@ -181,7 +191,7 @@ void Client::sweep(u32 s) {
     if (state != ENTRY_READY && state != ENTRY_FAILED) continue;
     if (peek(e.task)) finish_seal(handle);
     if (peek(e.dependents)) drain_dependents(handle);
-    u8 kind = peek(e.kind);
+    u8 kind = e.kind.load(std::memory_order_relaxed);
     if (has_mutex(kind) || (kind == KIND_ACTOR && peek(e.creator) == s)) repair_object(handle, s);
   }
 }

@@ -50,7 +50,11 @@ def quiet() -> bool:
 def run_python(code: str, *args: str, timeout: float = 60, **kwargs: object) -> subprocess.CompletedProcess[str]:
     """Run `code` as a script's text in a new interpreter."""
     return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), *args], capture_output=True, text=True, timeout=timeout, **kwargs
+        [sys.executable, "-c", textwrap.dedent(code), *args],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        **kwargs,
     )  # type: ignore[call-overload,no-any-return]
 
 

@@ -18,11 +18,18 @@ from typing import Any
 
 from benchmarks import facts
 from benchmarks.breakdown import callgrind, groups
+from benchmarks.breakdown.alone import WORKERS_STEP
 from benchmarks.breakdown.callgrind import Place
 from benchmarks.run import ROOT, environment
 
 COUNTED, TIMED = 200, 2000  # operations of each step under callgrind, and by the clock
 FUNCTIONS = 12  # that are named for each step
+NOTE = """\
+The steps are run one after the other in one process, where nothing waits. What a call between two processes takes
+beyond them ("the rest") is the way between: cache lines that move to and fro, and waking up. Caller and worker of
+a synchronous call take turns, so the rest is what both do not explain; in a pipeline they work at the same time, so
+it is what the slower of the two does not explain. Times are the least of nine runs, or medians between processes.
+Instructions are counted by callgrind, of this very interpreter: they are the same each time, give or take a few."""
 
 
 def run(arguments: list[str], **settings: Any) -> str:
@@ -84,13 +91,32 @@ def markdown(found: dict[str, Any]) -> str:
     for step in found["steps"]:
         counts = [step["instructions"], *(step["groups"].get(name, 0) for name in used)] if used else []
         rows.append([step["subject"], step["name"], *(f"{value:,.0f}" for value in (step["ns"], *counts))])
-    calls = [["between two processes", "ns", "sum of the steps", "the way between"]]
+    calls = [["between two processes", "ns", "caller's steps, ns", "worker's steps, ns", "the rest, ns"]]
+    if used:
+        calls[0] += ["caller's instructions", "worker's instructions"]
     for name, ns in found["between"].items():
-        spent = sum(step["ns"] for step in found["steps"] if step["subject"] == name.partition(",")[0])
-        rest = f"{ns - spent:,.0f}" if spent and name.endswith("synchronous") else ""
-        calls.append([name, f"{ns:,.0f}", f"{spent:,.0f}" if spent else "", rest])
-    note = "In a pipeline the steps of the two sides overlap."
-    return "\n".join([*_table(rows, 2), "", *_table(calls, 1), "", note, *filter(None, [found["missing"]]), ""])
+        sides = _sides(found["steps"], name.partition(",")[0])
+        if sides is None:
+            calls.append([name, f"{ns:,.0f}"])
+            continue
+        caller, worker = sides["ns"]
+        spent = caller + worker if name.endswith("synchronous") else max(caller, worker)
+        row = [name, *(f"{value:,.0f}" for value in (ns, caller, worker, ns - spent))]
+        calls.append(row + [f"{value:,.0f}" for value in sides.get("instructions", ())])
+    return "\n".join([*_table(rows, 2), "", *_table(calls, 1), "", NOTE, *filter(None, [found["missing"]]), ""])
+
+
+def _sides(steps: list[dict[str, Any]], subject: str) -> dict[str, tuple[float, float]] | None:
+    """What the steps of the caller and those of the worker take together, of each quantity that is known."""
+    mine = [step for step in steps if step["subject"] == subject]
+    if not mine:
+        return None
+    found = {}
+    for key in ("ns", "instructions"):
+        if all(key in step for step in mine):
+            worker = sum(step[key] for step in mine if step["name"] == WORKERS_STEP)
+            found[key] = (sum(step[key] for step in mine) - worker, worker)
+    return found
 
 
 def _table(rows: list[list[str]], words: int) -> list[str]:

@@ -24,6 +24,7 @@ _core: Any = importlib.import_module("shoal._core")
 ARENA_BYTES = 256 << 20
 # What is taken from the cost of the others: an empty loop, and what is no loop.
 EMPTY_LOOP, NOTHING = "empty loop", "nothing"
+WORKERS_STEP = "take, call, finish"  # the others are the caller's
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Step:
 class _NoSupervisor(Session):
     """A session that starts no other process."""
 
-    def _spawn(self, memfd: int, eventfd: int, output: int) -> int:
+    def _spawn(self, memfd: int, eventfd: int, output: int, variables: dict[str, Any]) -> int:
         return os.getpid()
 
     def _start(self, settings: dict[str, Any]) -> LocalEngine:
@@ -134,11 +135,11 @@ class Alone:
             Step("get", "get(ref) of a small value", get),
             Step("lock", "with lock: (free)", take_lock),
             Step("task", "f.remote()", submit),
-            Step("task", "take, call, finish", run),
+            Step("task", WORKERS_STEP, run),
             Step("task", "get", get_results, NOTHING),
             Step("task", "drop the references", drop, NOTHING),
             Step("actor call", "actor.f.remote()", call),
-            Step("actor call", "take, call, finish", serve),
+            Step("actor call", WORKERS_STEP, serve),
             Step("actor call", "get", get_results, NOTHING),
             Step("actor call", "drop the references", drop, NOTHING),
         ]

@@ -19,6 +19,10 @@ _CORE = {
     "client": "core: journal",
     "wait": "core: waiting",
     "sync": "core: locks",
+    "queues": "core: containers",
+    "table": "core: containers",
+    "recovery": "core: recovery",
+    "check": "core: recovery",
     "names": "core: names",
 }
 BINDINGS = "core: bindings"
@@ -26,7 +30,7 @@ INTERPRETER, PY_MEMORY, PY_OBJECTS = "Python: interpreter", "Python: memory", "P
 LIBC, OTHER = "C library", "other"
 ORDER = (
     BINDINGS, "core: objects", "core: tasks", "core: allocator", "core: journal", "core: locks",
-    "core: waiting", "core: names", INTERPRETER, PY_OBJECTS, PY_MEMORY, LIBC, OTHER,
+    "core: waiting", "core: names", "core: containers", "core: recovery", INTERPRETER, PY_OBJECTS, PY_MEMORY, LIBC, OTHER,
 )  # fmt: skip
 
 _EVAL = re.compile(r"_?PyEval_|_PyFunction_|_PyFrame|frame_|PyEval|eval_frame")

@@ -79,7 +79,7 @@ PEERS: dict[str, Spec] = {
     "ray": Spec("ray_like", "Ray", "ray", _ALL),
     "multiprocessing": Spec(
         "multiprocess", "Multiprocessing", "",
-        (*_STARTUP, *_TASKS, "actor_sync", "get", "put", *_PUT_GB, *_LOCKS, *_PROGRAMS, *_BUSY),
+        (*_STARTUP, "idle_cpu", *_TASKS, "actor_sync", "get", "put", *_PUT_GB, *_LOCKS, *_PROGRAMS, *_BUSY),
     ),
     "multiprocessing, by hand": Spec("multiprocess", "ByHand", "", (*_PROGRAMS, *_BUSY)),
     "concurrent.futures": Spec("executors", "Futures", "", (*_STARTUP, *_TASKS, "wait_1k", "wait_call")),

@@ -142,7 +142,7 @@ class RayLike(Peer):
 
     def tasks_multi(self, plan: Plan) -> list[float]:
         api, task = self.api, self.remote.small
-        n, m = 10_000 if plan.full else 500, 4
+        n, m = 2_500 if plan.full else 500, 4
         actors = [self.remote.actor.remote() for _ in range(m)]
 
         def multi_task(n: int = n) -> None:

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdarg>
 #include <map>
 
 namespace shoal::stress {
@@ -20,10 +21,17 @@ Board* board = static_cast<Board*>(mmap(nullptr, sizeof(Board), PROT_READ | PROT
 static Client* shown = nullptr;  // what failed() dumps
 
 void failed(const char* what, const char* file, int line, const std::string& more) {
-  std::fprintf(stderr, "stress: FAILED: %s (%s:%d) in process %d\n%s\n", what, file, line, int(getpid()), more.c_str());
+  std::fprintf(stderr, "stress: FAILED: %s (%s:%d) in process %d\n%s\nin %s\n", what, file, line, int(getpid()), more.c_str(), board->doing);
   if (shown) dump(*shown);
   std::fflush(nullptr);
   std::abort();
+}
+
+void doing(const char* format, ...) {
+  va_list args;
+  va_start(args, format);
+  std::vsnprintf(board->doing, sizeof board->doing, format, args);
+  va_end(args);
 }
 
 std::string take_counts() {
@@ -50,7 +58,7 @@ void start_watchdog() {
     if (now != seen) idle = 0;
     seen = now;
     if (idle < STALL_S) continue;
-    std::fprintf(stderr, "stress: FAILED: nothing has happened for %u seconds\n", STALL_S);
+    std::fprintf(stderr, "stress: FAILED: nothing has happened for %u seconds in %s\n", STALL_S, board->doing);
     std::string path = "/proc/" + std::to_string(parent) + "/fd/" + std::to_string(board->memfd.load());
     int fd = open(path.c_str(), O_RDWR | O_CLOEXEC);
     if (fd >= 0) {
@@ -128,7 +136,7 @@ __attribute__((no_sanitize("thread"))) void dump(Client& c) {
     if (state == ENTRY_FREE) continue;
     most--;
     std::fprintf(stderr, "entry %u: gen %u state %u kind %u flags %u holders %u (%llx) contained %u waiter %u lock %u creator %u%s\n", i,
-                 e.gen.load(), state, e.kind, e.flags, e.holders, (unsigned long long)e.holder_bits[0].load(), e.contained, e.waiter,
+                 e.gen.load(), state, e.kind.load(), e.flags, e.holders, (unsigned long long)e.holder_bits[0].load(), e.contained, e.waiter,
                  e.lock.owner.load(), e.creator, e.dependents ? ", awaited by tasks" : "");
     if (e.task) std::fprintf(stderr, "     made by %s\n", task_text(c, e.task).c_str());
     if (e.kind != KIND_ACTOR || state != ENTRY_READY) continue;
@@ -172,9 +180,10 @@ World::~World() {
 
 Client World::client() const {
   Client mine = c;
-  void* counts = mmap(nullptr, sizeof(u32) * u64(MAX_OBJECTS), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* counts = mmap(nullptr, COUNTS_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   REQUIRE(counts != MAP_FAILED);
   mine.local = static_cast<u32*>(counts);
+  mine.views = mine.local + MAX_OBJECTS;
   return mine;
 }
 
@@ -212,12 +221,12 @@ static bool owes(Client& c, Task* t) {
   return t->scratch != 0;
 }
 
-void fail_task(Client& c, Task* t) {
+static void end_task(Client& c, Task* t, bool failed) {
   auto seal = [&](Handle h) {
     if (!c.owes(t, h)) return;
     c.reset_payload(h);
     c.set_inline(h, TAG_NONE, 0);
-    c.publish(h, true);
+    c.publish(h, failed);
   };
   for (u32 i = 0; i < t->nreturns; i++) seal(c.returns(t)[i]);
   if (t->scratch) {
@@ -227,6 +236,8 @@ void fail_task(Client& c, Task* t) {
   }
   c.finish(t);
 }
+
+void fail_task(Client& c, Task* t) { end_task(c, t, true); }
 
 static bool retry(Task* t) {
   if (t->retries == 0) return false;
@@ -309,6 +320,17 @@ bool World::settled() {
 void World::forget_names() {
   for (NameSpace space : {NAMES_ACTOR, NAMES_LOCK, NAMES_FUNCTION, NAMES_OBJECT})
     for (auto& [name, object] : c.name_list(space)) c.name_remove(space, name, object);
+}
+
+void World::drain() {
+  while (Task* t = c.take_task()) {
+    if (t->kind == TASK_CREATE_ACTOR) {
+      bury_actor(t->actor);
+      c.finish(t);
+    } else {
+      end_task(c, t, false);
+    }
+  }
 }
 
 void World::audit() {

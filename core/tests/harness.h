@@ -42,6 +42,7 @@ struct Options {
   u64 seed = 0;
   double seconds = 20;  // for each part
   std::string part;     // only this one
+  std::string scene;    // of the steps, only this one
 };
 
 // What happened, for the summary lines.
@@ -54,8 +55,11 @@ struct Board {
   std::atomic<u32> participants;  // numbers the participants
   std::atomic<u64> counts[NCOUNTS];
   std::atomic<int> memfd;         // of the present world, for the watchdog
+  char doing[256];
 };
 extern Board* board;
+// What is being done now, for the report of a failure, in whichever process it happens.
+[[gnu::format(printf, 1, 2)]] void doing(const char* format, ...);
 inline void count(Count what, u64 n = 1) { board->counts[what].fetch_add(n, std::memory_order_relaxed); }
 inline void progress() { board->progress.fetch_add(1, std::memory_order_relaxed); }
 std::string take_counts();  // as text; starts them anew
@@ -79,6 +83,7 @@ class World {
   void bury(u32 slot);            // all that is to be done about a dead participant
   bool settled();                 // no object is alive but `locks`, no task waits anywhere
   void forget_names();
+  void drain();                   // does what is left to do, as a worker would; but no actor lives on
   void audit();                   // nobody else runs, nobody else holds anything: is all well, is every byte back?
   void make_locks(u32 n);
 

@@ -1,10 +1,10 @@
-// The stress program: hammers the core without Python, under the sanitizers.   stress [--seed N] [--seconds S] [--part NAME]
+// The stress program: hammers the core without Python, under the sanitizers.   stress [--seed N] [--seconds S] [--part NAME] [--scene NAME]
 //
 //   threads  threads as participants; for the thread sanitizer, and for everything that goes wrong between two changes
 //   deaths   processes as participants that are killed at any moment, all the time
-//   steps    one process killed at each crash point, then at each instruction, of each kind of change
+//   steps    one process killed at each marked step of each kind of change, and at instructions between them
 //
-// Each part runs for about S seconds (default 15).
+// Each part runs for about S seconds (default 20); the steps take as long as there are steps.
 #include <cstdlib>
 #include <cstring>
 
@@ -21,10 +21,11 @@ int main(int argc, char** argv) {
     if (name == "--seed") o.seed = std::strtoull(argv[i + 1], nullptr, 0);
     else if (name == "--seconds") o.seconds = std::atof(argv[i + 1]);
     else if (name == "--part") o.part = argv[i + 1];
+    else if (name == "--scene") o.scene = argv[i + 1];
     else argc = 0;
   }
   if (argc % 2 == 0) {
-    std::fprintf(stderr, "usage: stress [--seed N] [--seconds S] [--part threads|deaths|steps]\n");
+    std::fprintf(stderr, "usage: stress [--seed N] [--seconds S] [--part threads|deaths|steps] [--scene NAME]\n");
     return 2;
   }
   std::setvbuf(stdout, nullptr, _IOLBF, 0);

@@ -47,7 +47,7 @@ class Round {
     for (auto& m : members_) {
       set(*m, Member::QUIT);
       m->thread.join();
-      munmap(m->client.local, sizeof(u32) * u64(MAX_OBJECTS));
+      munmap(m->client.local, COUNTS_BYTES);
     }
   }
 
@@ -90,7 +90,7 @@ class Round {
 
   void be_born(Member& m) {
     u32 slot = w_.c.claim_slot();
-    madvise(m.client.local, sizeof(u32) * u64(MAX_OBJECTS), MADV_DONTNEED);
+    madvise(m.client.local, COUNTS_BYTES, MADV_DONTNEED);
     m.client.become(slot, m.is_client ? ROLE_GUEST : ROLE_WORKER, i32(getpid()));
   }
 
@@ -146,7 +146,9 @@ void threads(const Options& o) {
   constexpr u64 OPS_A_ROUND = 4000;
 #endif
   while (now_ns() < end || worlds < num_themes) {
-    Round round(themes[worlds % num_themes], rnd.next());
+    const Theme& theme = themes[worlds % num_themes];
+    doing("threads, theme %s", theme.name);
+    Round round(theme, rnd.next());
     for (u32 i = 0; i < 4; i++, rounds++) round.run(OPS_A_ROUND, i < 2 ? 0 : 2000);
     worlds++;
   }

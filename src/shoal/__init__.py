@@ -6,6 +6,8 @@ The public names are all here. Where they live:
     remote_function.py   functions as tasks            actor.py      classes as actors
     generator.py         generators as tasks           sync/         locks
     serialization.py     the one place that pickles    exceptions.py what can go wrong
+    mutable.py           arrays made in shared memory, freezing
+    versioned.py         versions of a value
     _options.py          the one place that checks options
     engine/              where the work is done: the interface, and engine/local, the arena of this machine
 """
@@ -33,9 +35,11 @@ from shoal._core import Lock, ObjectRef
 from shoal.actor import ActorClass, ActorHandle, exit_actor, method
 from shoal.containers import Counter, Dict, List, Queue, Ring, Value
 from shoal.generator import DynamicObjectRefGenerator, ObjectRefGenerator
+from shoal.mutable import empty, freeze, full, zeros
 from shoal.remote_function import RemoteFunction
 from shoal.runtime_context import get_runtime_context
 from shoal.sync import lock
+from shoal.versioned import Versioned
 
 _futures.install()
 
@@ -68,12 +72,16 @@ __all__ = [
     "RemoteFunction",
     "Ring",
     "Value",
+    "Versioned",
     "actor",
     "available_resources",
     "cancel",
     "cluster_resources",
+    "empty",
     "exceptions",
     "exit_actor",
+    "freeze",
+    "full",
     "get",
     "get_actor",
     "get_gpu_ids",
@@ -92,4 +100,5 @@ __all__ = [
     "sync",
     "util",
     "wait",
+    "zeros",
 ]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import inspect
 import os
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, overload
 
 from shoal import engine as _engine
 from shoal._core import ObjectRef
-from shoal._options import validate_actor_options, validate_task_options
+from shoal._options import validate_actor_options, validate_runtime_env, validate_task_options
 from shoal.actor import ActorClass, ActorHandle
 from shoal.engine import current
+from shoal.engine.base import Engine
 from shoal.exceptions import GetTimeoutError
 from shoal.generator import ObjectRefGenerator
 from shoal.remote_function import RemoteFunction
@@ -20,7 +22,7 @@ T = TypeVar("T")
 
 _IGNORED = {  # settings of Ray that mean nothing here; given, they are accepted
     "include_dashboard", "dashboard_host", "dashboard_port", "job_config", "configure_logging", "logging_level",
-    "logging_format", "logging_config", "labels", "runtime_env", "_memory", "_temp_dir", "_metrics_export_port",
+    "logging_format", "logging_config", "labels", "_memory", "_temp_dir", "_metrics_export_port",
     "_system_config", "_tracing_startup_hook", "enable_resource_isolation", "cgroup_path", "system_reserved_cpu",
     "system_reserved_memory", "proxy_server_url",
 }  # fmt: skip
@@ -58,6 +60,7 @@ def init(
     ignore_reinit_error: bool = False,
     log_to_driver: bool | None = None,
     local_mode: bool = False,
+    runtime_env: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> Context:
     """Start a session on this machine. Optional: the first use starts one with the default settings.
@@ -73,6 +76,7 @@ def init(
         ignore_reinit_error: return the present session instead of an error when there is one.
         log_to_driver: whether what workers print appears here (default: yes).
         local_mode: refused; debug with `num_cpus=1` instead.
+        runtime_env: {"env_vars": {...}}, environment variables of all tasks and actors; other keys are ignored with a warning.
         **kwargs: other settings of `ray.init` are accepted and do nothing; anything else is a TypeError.
 
     Returns a dict of facts that is also a context manager ending the session. Costs about a tenth of a second, in the
@@ -102,6 +106,7 @@ def init(
         "object_store_memory": object_store_memory,
         "namespace": namespace,
         "log_to_driver": log_to_driver,
+        "runtime_env": validate_runtime_env(runtime_env),
     }
     return Context(_engine.start(address, settings).context())
 
@@ -151,23 +156,35 @@ def put(value: Any, *, mutable: bool = False, _owner: Any = None, _tensor_transp
 
 
 @overload
-def get(object_refs: ObjectRef, *, timeout: float | None = None) -> Any: ...
+def get(object_refs: ObjectRef, *, timeout: float | None = None, private: bool = False) -> Any: ...
 @overload
-def get(object_refs: Sequence[ObjectRef], *, timeout: float | None = None) -> list[Any]: ...
-def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bool = False) -> Any:
+def get(object_refs: Sequence[ObjectRef], *, timeout: float | None = None, private: bool = False) -> list[Any]: ...
+def get(object_refs: Any, *, timeout: float | None = None, private: bool = False, _use_object_store: bool = False) -> Any:
     """The value of a reference, or the values of a list of them; waits until they are made.
 
     Args:
         object_refs: an ObjectRef or a list of them.
         timeout: seconds to wait at most; None waits without limit, 0 only looks.
+        private: return arrays that may be written, for code that insists on it ("buffer source array is read-only"):
+            copy-on-write views, which cost memory and time only for the pages that are written. Nobody else sees what
+            is written. Not for mutable objects (ValueError). Each costs some microseconds and one mapping.
 
     Arrays come back as views of the shared memory, without a copy: read-only for immutable objects, writable for
     mutable ones. A view keeps its object alive.
 
     Raises what the task raised (as its own type, with the remote traceback), GetTimeoutError, WorkerCrashedError,
     ActorDiedError, TypeError for what is not a reference, SessionEndedError.
+
+    >>> import numpy as np, shoal
+    >>> ref = shoal.put(np.zeros(3))
+    >>> mine = shoal.get(ref, private=True)
+    >>> mine += 1
+    >>> mine, shoal.get(ref)
+    (array([1., 1., 1.]), array([0., 0., 0.]))
     """
     engine = current()
+    if private:
+        return _get_private(engine, object_refs, timeout)
     if isinstance(object_refs, ObjectRef):
         return engine.get(object_refs, timeout)
     if isinstance(object_refs, (list, tuple)):
@@ -180,13 +197,24 @@ def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bo
     raise TypeError(f"get() takes an ObjectRef or a list of ObjectRefs, not {object_refs!r} ({type(object_refs).__name__})")
 
 
+def _get_private(engine: Engine, object_refs: Any, timeout: float | None) -> Any:
+    if isinstance(object_refs, ObjectRef):
+        return engine.get_private(object_refs, timeout)
+    if not isinstance(object_refs, (list, tuple)):
+        raise TypeError(f"get() takes an ObjectRef or a list of ObjectRefs, not {object_refs!r} ({type(object_refs).__name__})")
+    if timeout is None:
+        return [engine.get_private(ref, None) for ref in object_refs]
+    end = time.monotonic() + timeout
+    return [engine.get_private(ref, max(0.0, end - time.monotonic())) for ref in object_refs]
+
+
 def wait(
     ray_waitables: list[Any], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
 ) -> tuple[list[Any], list[Any]]:
     """Wait until `num_returns` of the references are done (or failed).
 
     Args:
-        ray_waitables: a list of distinct ObjectRefs.
+        ray_waitables: a list of distinct ObjectRefs, or generators of them: one is ready when its next item, or its end, is.
         num_returns: how many, 1 to the length of the list.
         timeout: seconds to wait at most; None waits without limit.
         fetch_local: accepted for Ray programs; everything is local.
@@ -196,16 +224,29 @@ def wait(
     """
     if isinstance(ray_waitables, ObjectRef):
         raise TypeError("wait() takes a list of ObjectRefs, not a single one: wait([ref])")
-    refs = list(ray_waitables)
-    if len(set(refs)) != len(refs):
-        raise ValueError("wait() was given the same ObjectRef twice")
+    refs = ray_waitables if type(ray_waitables) is list else list(ray_waitables)
     if not refs:
         return [], []
     if not isinstance(num_returns, int) or isinstance(num_returns, bool):
         raise TypeError(f"num_returns must be an integer, not {num_returns!r}")
     if not 1 <= num_returns <= len(refs):
         raise ValueError(f"num_returns must be between 1 and the number of references ({len(refs)}), not {num_returns}")
-    return current().wait(refs, num_returns, timeout)
+    try:
+        return current().wait(refs, num_returns, timeout)
+    except TypeError:
+        if not any(isinstance(ref, ObjectRefGenerator) for ref in refs):
+            raise
+    return _wait_with_generators(refs, num_returns, timeout)
+
+
+def _wait_with_generators(waitables: list[Any], num_returns: int, timeout: float | None) -> tuple[list[Any], list[Any]]:
+    if len(set(waitables)) != len(waitables):
+        raise ValueError("wait() was given the same generator twice")
+    refs = [w.completed() if isinstance(w, ObjectRefGenerator) else w for w in waitables]
+    different = list(dict.fromkeys(refs))  # the last item of a generator that failed is its end, too
+    done = set(current().wait(different, min(num_returns, len(different)), timeout)[0])
+    ready = [w for w, ref in zip(waitables, refs, strict=True) if ref in done][:num_returns]
+    return ready, [w for w in waitables if w not in set(ready)]
 
 
 @overload
@@ -253,7 +294,9 @@ def cancel(ray_waitable: ObjectRef | ObjectRefGenerator, *, force: bool = False,
     """Cancel the task that makes `ray_waitable`: `get` raises TaskCancelledError then.
 
     A task that has not started is dropped; a running one gets a KeyboardInterrupt, or with `force` its worker is
-    killed. A finished one is left alone. Raises TypeError for what is no reference, ValueError for force on an actor call.
+    killed; a call of an `async def` method gets CancelledError. A finished one is left alone. `recursive` is accepted for
+    Ray programs: tasks that the cancelled one has submitted go on. Raises TypeError for what is no reference, ValueError
+    for force on an actor call.
     """
     if not isinstance(ray_waitable, (ObjectRef, ObjectRefGenerator)):
         raise TypeError(f"cancel() takes an ObjectRef, not {ray_waitable!r}; to end an actor use kill(handle)")

@@ -44,8 +44,8 @@ class _LoopWaiter:
         self._loop.call_soon(self._look)
         return future
 
-    def add(self, ref: Any) -> asyncio.Future[Any]:
-        future = self._loop.create_future()
+    def add(self, ref: Any, future: Any) -> None:
+        """`future` (of asyncio or of concurrent.futures) gets the value of `ref`. To be called in the loop's thread."""
         self._refs.append(ref)
         self._futures.append(future)
         if not self._armed:
@@ -54,7 +54,6 @@ class _LoopWaiter:
         _core.watch(ref)
         if _core.is_done(ref):
             self._loop.call_soon(self._look)
-        return future
 
     def add_ring(self) -> asyncio.Future[None]:
         """Done at the next ring of this process."""
@@ -110,14 +109,14 @@ class _LoopWaiter:
         self._fd = -1
         self._bridge.close()
         rings, self._rings = self._rings, []
-        for ring in rings:
+        for ring in rings:  # they look once more, and find the session gone
             if not ring.done():
                 ring.set_result(None)
         looks, self._looks = [future for _, future in self._looks], []
         futures, self._refs, self._futures = [*self._futures, *looks], [], []
         for future in futures:
             if not future.done():
-                future.set_exception(SessionEndedError("the session ended before what was awaited came"))
+                _finish(future.set_exception, SessionEndedError("the session ended before what was awaited came"))
 
 
 def _over(look: Callable[[], bool], future: asyncio.Future[None]) -> bool:
@@ -137,11 +136,20 @@ def _settle(future: Any, ref: Any) -> None:
     try:
         value = current().get(ref, None)
     except StopIteration as error:  # a Future refuses it
-        future.set_exception(RuntimeError(f"the task raised StopIteration: {error}"))
+        _finish(future.set_exception, RuntimeError(f"the task raised StopIteration: {error}"))
     except BaseException as error:
-        future.set_exception(error.with_traceback(None))  # whose frame here refers to the future: a cycle
+        _finish(future.set_exception, error.with_traceback(None))  # whose frame here refers to the future: a cycle
     else:
-        future.set_result(value)
+        _finish(future.set_result, value)
+
+
+def _finish(set_to: Callable[[Any], None], what: Any) -> None:
+    from concurrent.futures import InvalidStateError
+
+    try:
+        set_to(what)
+    except InvalidStateError:  # another thread cancelled it this moment
+        pass
 
 
 _waiters: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopWaiter] = weakref.WeakKeyDictionary()
@@ -149,17 +157,26 @@ _lock = threading.Lock()
 _background: asyncio.AbstractEventLoop | None = None
 
 
-def next_ring() -> Any:
-    """To be called before the last look at whatever is waited for; `await result(timeout)` then ends when something happened
-    to this process since, or after `timeout` seconds (None: without limit)."""
+def _waiter() -> _LoopWaiter:
+    """That of the running loop."""
     import asyncio
 
     loop = asyncio.get_running_loop()
     with _lock:
         waiter = _waiters.get(loop)
         if waiter is None:
+            for old in [other for other in _waiters if other.is_closed()]:
+                _waiters.pop(old).close()
             waiter = _waiters[loop] = _LoopWaiter(loop)
-    future = waiter.add_ring()
+        return waiter
+
+
+def next_ring() -> Any:
+    """To be called before the last look at whatever is waited for; `await result(timeout)` then ends when something happened
+    to this process since, or after `timeout` seconds (None: without limit)."""
+    import asyncio
+
+    future = _waiter().add_ring()
 
     async def wait(timeout: float | None) -> None:
         await asyncio.wait([future], timeout=timeout)
@@ -172,30 +189,20 @@ def as_asyncio_future(ref: Any) -> asyncio.Future[Any]:
     """An asyncio future of the running loop for the value of `ref`."""
     import asyncio
 
-    loop = asyncio.get_running_loop()
+    future = asyncio.get_running_loop().create_future()
     if _core.is_done(ref):
-        future = loop.create_future()
         _settle(future, ref)
-        return future
-    return _waiter_of(loop).add(ref)
+    else:
+        _waiter().add(ref, future)
+    return future
 
 
-def when(loop: asyncio.AbstractEventLoop, look: Callable[[], bool]) -> asyncio.Future[None]:
-    """A future of this loop, the running one, that is done when `look` returns True or raises.
+def when(look: Callable[[], bool]) -> asyncio.Future[None]:
+    """A future of the running loop that is done when `look` returns True or raises.
 
     `look` is called each time something has happened to this process, so what it looks for must ring.
     """
-    return _waiter_of(loop).when(look)
-
-
-def _waiter_of(loop: asyncio.AbstractEventLoop) -> _LoopWaiter:
-    with _lock:
-        waiter = _waiters.get(loop)
-        if waiter is None:
-            for old in [other for other in _waiters if other.is_closed()]:
-                _waiters.pop(old).close()
-            waiter = _waiters[loop] = _LoopWaiter(loop)
-    return waiter
+    return _waiter().when(look)
 
 
 def _await(self: Any) -> Generator[Any, None, Any]:
@@ -204,18 +211,21 @@ def _await(self: Any) -> Generator[Any, None, Any]:
 
 def _future(self: Any) -> concurrent.futures.Future[Any]:
     """A `concurrent.futures.Future` for the value."""
-    import asyncio
     import concurrent.futures
 
+    future: concurrent.futures.Future[Any] = concurrent.futures.Future()
     if _core.is_done(self):
-        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
         _settle(future, self)
-        return future
-    return asyncio.run_coroutine_threadsafe(_wait_for(self), _background_loop())
+    else:
+        _background_loop().call_soon_threadsafe(_wait_in_background, self, future)
+    return future
 
 
-async def _wait_for(ref: Any) -> Any:
-    return await as_asyncio_future(ref)
+def _wait_in_background(ref: Any, future: concurrent.futures.Future[Any]) -> None:
+    try:
+        _waiter().add(ref, future)
+    except Exception as error:  # the session has ended meanwhile
+        _finish(future.set_exception, error)
 
 
 def _background_loop() -> asyncio.AbstractEventLoop:

@@ -227,6 +227,26 @@ def _mapping(name: str, value: Any) -> dict[Any, Any] | None:
     return dict(value)
 
 
+def _runtime_env(name: str, value: Any) -> dict[Any, Any] | None:
+    env = _mapping(name, value)
+    if not env:
+        return env
+    _mapping(f"{name}['env_vars']", env.get("env_vars"))
+    ignored = sorted(str(key) for key in env if key not in ("env_vars", "config"))
+    if ignored:
+        warnings.warn(
+            f"{name} knows 'env_vars' only; ignored: {', '.join(ignored)}. Tasks and actors run in the driver's directory, with "
+            "its sys.path and installed packages",
+            stacklevel=6,
+        )
+    return env
+
+
+def validate_runtime_env(value: Any) -> dict[Any, Any] | None:
+    """The runtime_env of init()."""
+    return _runtime_env("runtime_env", value)
+
+
 def _labels(name: str, value: Any) -> dict[str, str] | None:
     labels = _mapping(name, value)
     for label, text in (labels or {}).items():
@@ -370,7 +390,7 @@ _COMMON: dict[str, _Check] = {
     "placement_group_bundle_index": _bundle_index,
     "placement_group_capture_child_tasks": _or_none(_flag),
     "resources": _resources,
-    "runtime_env": _mapping,
+    "runtime_env": _runtime_env,
     "scheduling_strategy": _scheduling_strategy,
     "_labels": _labels,
     "_metadata": _mapping,

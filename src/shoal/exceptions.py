@@ -34,7 +34,7 @@ __all__ = [
     "RaySystemError", "RayTaskError", "RuntimeEnvSetupError", "SchedulingWarning", "SessionEndedError",
     "SessionError", "ShoalError", "TaskCancelledError", "TaskError", "TaskPlacementGroupRemoved",
     "TaskUnschedulableError", "UnpicklableCause", "UnserializableException", "UserCodeException",
-    "WorkerCrashedError", "task_error_from",
+    "VersionConflictError", "WorkerCrashedError", "WritableViewsError", "task_error_from",
 ]
 # fmt: on
 
@@ -493,6 +493,19 @@ class PicklingError(ShoalError, pickle.PicklingError, TypeError):
 class NotMutableError(ShoalError, TypeError):
     """This value cannot be put with mutable=True, as there is no array in it to change in place. Put an array
     (or a dict or dataclass of arrays), use a shared container or a Versioned, or keep it in an actor."""
+
+
+class WritableViewsError(ShoalError, BufferError):
+    """The object cannot be frozen: the processes in `pids` have arrays through which they can still write to it."""
+
+    pids: tuple[int, ...] = ()
+
+
+class VersionConflictError(ShoalError):
+    """Somebody else published meanwhile: the Versioned's newest version is `found` and not `expected`."""
+
+    expected: int = -1
+    found: int = -1
 
 
 # -- the session --------------------------------------------------------------------------------------------

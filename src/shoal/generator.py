@@ -27,15 +27,10 @@ class ObjectRefGenerator:
     # The items form a chain in the arena: an object is either [item, next object], or None at the end, or
     # failed. Only the place reached is held, so what lies before it is freed as soon as nobody refers to it.
 
-    def __init__(self, ref: Any) -> None:
-        self._node = ref
+    def __init__(self, first: Any, end: Any) -> None:
+        self._node = first
         self._over = False
-        self._hash = hash(ref)
-
-    @property
-    def _generator_ref(self) -> Any:
-        """What the generator makes next (or made last): by this reference it can be cancelled."""
-        return self._node
+        self._generator_ref = end  # made when the generator ends; by it the generator can be cancelled at any time
 
     def __iter__(self) -> ObjectRefGenerator:
         return self
@@ -81,8 +76,8 @@ class ObjectRefGenerator:
             raise StopAsyncIteration from None
 
     def completed(self) -> Any:
-        """A reference that is ready when the next item is (the generator's end counts as one)."""
-        return self._node
+        """A reference that is ready when the generator has ended, whether or not its items were taken."""
+        return self._generator_ref
 
     def is_finished(self) -> bool:
         """Whether all items have been taken."""
@@ -97,10 +92,10 @@ class ObjectRefGenerator:
         self._over = True
 
     def __hash__(self) -> int:
-        return self._hash
+        return hash(self._generator_ref)
 
     def __repr__(self) -> str:
-        return f"ObjectRefGenerator({self._node!r})"
+        return f"ObjectRefGenerator({self._generator_ref!r})"
 
 
 class DynamicObjectRefGenerator:

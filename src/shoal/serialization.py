@@ -674,10 +674,10 @@ def _fail(value: Any, name: str, error: Exception) -> NoReturn:
         failures = []
     first, *others = failures or [FailureTuple(value, name, None)]
     also = f", nor {', '.join(map(str, others[:3]))}" if others else ""
-    explained = PicklingError(
-        f"cannot pickle {first}{also}: {type(error).__name__}: {error}. Make it in the task or actor that "
-        "uses it, or teach Shoal how to pickle it with shoal.util.register_serializer."
-    )
+    advice = "Make it in the task or actor that uses it, or teach Shoal how to pickle it with shoal.util.register_serializer."
+    if isinstance(error, RecursionError) or isinstance(error.__cause__, RecursionError):
+        advice = "It is nested too deeply: raise sys.setrecursionlimit() where it is pickled and where it is used, or flatten it."
+    explained = PicklingError(f"cannot pickle {first}{also}: {type(error).__name__}: {error}. {advice}")
     explained.path, explained.type_name = first.path, _type_name(first.obj)
     raise explained from error
 

@@ -8,7 +8,7 @@ import pytest
 import shoal
 from conftest import until
 from shoal import _core
-from shoal.exceptions import ActorDiedError
+from shoal.exceptions import ActorDiedError, TaskCancelledError
 
 pytestmark = pytest.mark.usefixtures("audited")
 
@@ -362,3 +362,102 @@ def test_groups_limit_their_methods_only():
     gate.release()
     shoal.get(plain + io)
     assert shoal.get(grouped.seen.remote()) == {"io": 3, "": 2}
+
+
+# --- cancellation -------------------------------------------------------------------------------------------
+
+
+@shoal.remote(concurrency_groups={"one": 1})
+class Stoppable:
+    def __init__(self):
+        self.log = []
+        self.now = self.most = 0
+
+    async def forever(self, name):
+        self.log.append(f"{name} began")
+        try:
+            await asyncio.sleep(1000)
+        except asyncio.CancelledError:
+            self.log.append(f"{name} cancelled")
+            raise
+
+    async def stream(self):
+        yield 1
+        await asyncio.sleep(1000)
+
+    async def goes_on(self):
+        try:
+            await asyncio.sleep(1000)
+        except asyncio.CancelledError:
+            return "went on"
+
+    async def seen(self):
+        return self.log
+
+    @shoal.method(concurrency_group="one")
+    async def alone(self, seconds):
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(seconds)
+        self.now -= 1
+        return self.most
+
+
+def test_a_running_call_is_cancelled():
+    actor = Stoppable.remote()
+    calls = {name: actor.forever.remote(name) for name in "abc"}
+    until(lambda: shoal.get(actor.seen.remote()) == ["a began", "b began", "c began"])
+    shoal.cancel(calls["b"])
+    with pytest.raises(TaskCancelledError):
+        shoal.get(calls["b"], timeout=20)
+    assert shoal.get(actor.seen.remote())[3:] == ["b cancelled"]
+    assert shoal.wait([calls["a"], calls["c"]], timeout=0.05)[0] == []
+    for name in "ac":  # else the actor would see them through, without a handle
+        shoal.cancel(calls[name])
+
+
+def test_calls_are_cancelled_at_any_moment():
+    actor = Stoppable.remote()
+    for _ in range(30):
+        calls = [actor.forever.remote("x") for _ in range(20)]
+        for call in calls:
+            shoal.cancel(call)
+        for call in calls:
+            with pytest.raises(TaskCancelledError):
+                shoal.get(call, timeout=20)
+    assert isinstance(shoal.get(actor.seen.remote()), list)
+
+
+def test_an_async_generator_is_cancelled():
+    actor = Stoppable.remote()
+    items = actor.stream.remote()
+    assert shoal.get(next(items)) == 1
+    shoal.cancel(items)
+    with pytest.raises(TaskCancelledError):
+        shoal.get(next(items), timeout=20)
+
+
+def test_a_call_may_go_on_after_its_cancellation():
+    actor = Stoppable.remote()
+    call = actor.goes_on.remote()
+    until(lambda: shoal.get(actor.seen.remote()) == [])
+    shoal.cancel(call)
+    try:
+        assert shoal.get(call, timeout=20) == "went on"
+    except TaskCancelledError:  # it had not begun
+        pass
+
+
+def test_a_call_that_never_got_its_place_in_a_group_gives_none_back():
+    actor = Stoppable.remote()
+    first = actor.alone.remote(1000)
+    waiting = [actor.alone.remote(1000) for _ in range(3)]
+    with pytest.raises(OSError):  # nor does one whose argument failed
+        shoal.get(actor.alone.remote(broken.remote()), timeout=20)
+    shoal.get(actor.seen.remote())
+    for call in [*waiting, first]:
+        shoal.cancel(call)
+    for call in [*waiting, first]:
+        with pytest.raises(TaskCancelledError):
+            shoal.get(call, timeout=20)
+    assert set(shoal.get([actor.alone.remote(0.01) for _ in range(5)], timeout=20)) <= {1, 2}  # `now` of the first stays 1

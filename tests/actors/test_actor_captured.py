@@ -27,16 +27,20 @@ class Cell:
 
 
 def test_a_handle_captured_by_a_task():
+    def capture(cell):
+        @shoal.remote
+        def by_closure():
+            shoal.get(cell.set.remote("by closure"))
+            return shoal.get(cell.get.remote())
+
+        return by_closure
+
     cell = Cell.remote()
-
-    @shoal.remote
-    def by_closure():
-        shoal.get(cell.set.remote("by closure"))
-
-    shoal.get(by_closure.remote())
+    by_closure = capture(cell)
+    assert shoal.get(by_closure.remote()) == "by closure"
     assert shoal.get(cell.get.remote()) == "by closure"
     del cell
-    shoal.get(by_closure.remote())
+    assert shoal.get(by_closure.remote()) == "by closure"
 
 
 def test_a_handle_captured_by_an_actor_class():

@@ -400,7 +400,7 @@ def test_many_failed_constructors_leave_the_session_working():
 
 
 def test_an_actor_that_closed_its_output_is_not_taken_for_another():
-    """The numbers of its pipes in the supervisor go to the next processes, and must not be closed a second time."""
+    """The numbers of its pipes in the supervisor go to the next processes: not to be closed a second time."""
 
     @shoal.remote
     class Silent:

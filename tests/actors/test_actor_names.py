@@ -1,4 +1,4 @@
-"""Named actors: found by name and namespace, unique, free again after their end; detached ones outlive their handles."""
+"""Named actors: found by name and namespace, unique, free again at their end; detached ones live on."""
 
 import pytest
 

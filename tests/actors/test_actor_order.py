@@ -1,4 +1,4 @@
-"""The order of an actor's calls: that of each caller, whoever else calls and whatever an argument waits for."""
+"""The order of an actor's calls: each caller's own, whoever else calls and whatever an argument waits for."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""Actors in whole programs: classes of __main__, of modules, of packages beside the script; how programs end."""
+"""Actors in whole programs: classes of __main__ and of modules beside the script; how programs end."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""max_restarts and max_task_retries: an actor whose process dies comes back, and calls are repeated if wanted."""
+"""max_restarts and max_task_retries: an actor that dies comes back, and calls are repeated if wanted."""
 
 import os
 import signal

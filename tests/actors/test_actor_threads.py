@@ -46,8 +46,7 @@ class Pool:
         raise LookupError(x)
 
     def items(self, n):
-        for i in range(n):
-            yield i
+        yield from range(n)
 
     def nested(self, other):
         return shoal.get(other.work.remote())

@@ -219,6 +219,7 @@ COMMON_BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"resources": {1: 1}}, TypeError, "names of resources, not 1"),
     ({"resources": {"": 1}}, ValueError, "empty name"),
     ({"name": 3}, TypeError, r"name must be a str or None, not 3 \(int\)"),
+    ({"runtime_env": {"env_vars": ["A=1"]}}, TypeError, r"runtime_env\['env_vars'\] must be a dict or None"),
     ({"runtime_env": "env.yaml"}, TypeError, "runtime_env must be a dict or None"),
     ({"accelerator_type": 1}, TypeError, "accelerator_type must be a str or None"),
     ({"accelerator_type": ""}, ValueError, "accelerator_type must not be empty"),

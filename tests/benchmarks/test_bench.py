@@ -17,8 +17,9 @@ from benchmarks.rows import BY_KEY, REFERENCE_UNITS, ROWS, SPINNING, select
 from benchmarks.run import Lines, Options, Results
 from benchmarks.scaling.__main__ import verdicts
 from benchmarks.scaling.curves import CURVES
+from benchmarks.scaling.draw import draw
 
-from benchmarks import processes, report
+from benchmarks import plot, processes, readme, report
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -115,7 +116,7 @@ def test_ratios_goals_and_wrong_results() -> None:
     tasks, numerical = report.build(options, results(), 1.0, [0.0, 0.0, 0.0])["rows"]
     assert tasks["ratio_to_ray"] == 200
     assert (tasks["best_other"], tasks["ratio_to_best_other"]) == ("joblib", 25)
-    assert tasks["multiple_of_reference"] == 5, "a call takes as long as five round trips"
+    assert tasks["multiples"] == {SPINNING: 5}, "a call takes as long as five round trips"
     assert tasks["goal_met"] is True
     assert tasks["peers"]["concurrent.futures"] == {"missing": "it broke"}
     assert numerical["ratio_to_ray"] == pytest.approx(1.5)
@@ -132,6 +133,32 @@ def test_the_table_says_why_a_figure_is_missing() -> None:
     assert report.quantity(0.00123, "s") == "1.23 ms"
     assert report.quantity(11.52, "GB/s") == "11.5 GB/s"
     assert report.quantity(None, "s") == "-"
+
+
+def test_the_readme_gets_the_table_between_its_marks(tmp_path: Path) -> None:
+    path = tmp_path / "README.md"
+    path.write_text(f"before\n{readme.BEGIN}old\n{readme.END}after\n")
+    result = report.build(Options(select("tasks_sync,numerical")), results(), 1.0, [0.0, 0.0, 0.0])
+    for _ in range(2):
+        readme.update(result, path)
+    text = path.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    assert text.count("| single client tasks sync | **200k/s** | 1.00k/s | 8.00k/s (joblib) | 200x | 25.0x |") == 1
+    path.write_text("no marks")
+    with pytest.raises(ValueError, match="has no lines"):
+        readme.update(result, path)
+    assert readme.BEGIN in readme.README.read_text(), "the real one has the marks"
+
+
+def test_pictures_are_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    result = report.build(Options(select("tasks_sync,numerical")), results(), 1.0, [0.0, 0.0, 0.0])
+    assert plot.draw(result, tmp_path / "latest.png")
+    assert {key for section in plot.SECTIONS.values() for key in section} | set(plot.PROGRAMS) <= set(BY_KEY)
+    workers = {"key": "workers", "title": "", "axis": "", "points": [1, 2], "series": {"task, pipelined: CPU us": [1.0, None]}}
+    assert draw({"curves": [workers], "machine": {"cores": 2}}, tmp_path / "scaling.png")
 
 
 def test_a_child_that_says_nothing_is_given_up() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import shoal
-from conftest import quiet, until
+from conftest import quiet, run_python, until
 from shoal import _core
 
 pytestmark = pytest.mark.usefixtures("session")
@@ -183,6 +183,27 @@ def test_what_was_put_survives_its_producer_and_is_taken_once():
         assert first - taken.value in (0, 1)
         rest = queue.get_batch(100_000)
         assert rest == list(range(first + 1, 100_000))
+
+
+def test_a_coroutine_that_waits_is_told_of_the_end_of_the_session():
+    done = run_python(
+        """
+        import asyncio, shoal
+        shoal.init(num_cpus=1)
+
+        async def main():
+            waiting = asyncio.create_task(shoal.Queue().get_async())
+            await asyncio.sleep(0)
+            shoal.shutdown()
+            await waiting
+
+        try:
+            asyncio.run(main())
+        except shoal.exceptions.SessionEndedError:
+            print("told")
+        """
+    )
+    assert done.stdout.split() == ["told"], done.stderr
 
 
 def test_a_queue_full_of_objects_gives_them_back():

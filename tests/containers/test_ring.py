@@ -1,5 +1,9 @@
 """Ring: what is sampled is whole, also while it is written and after its producer was killed."""
 
+import os
+import signal
+import threading
+
 import numpy as np
 import pytest
 
@@ -101,6 +105,76 @@ def test_a_record_cut_short_is_never_sampled():
         ring.append(record(7))  # the ring's lock works again, whatever its holder left
         batch = ring.sample(64, prioritized=True)
         assert (batch["obs"] == batch["reward"][:, None]).all()
+
+
+class Slow:
+    """A value that numpy asks for in the middle of the record, and gets when it may."""
+
+    def __init__(self, value):
+        self.value, self.asked, self.may = value, threading.Event(), threading.Event()
+
+    def __int__(self):
+        self.asked.set()
+        assert self.may.wait(60)
+        return self.value
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_a_producer_that_is_lapped_spoils_nothing(batch):
+    ring = shoal.Ring(4, FIELDS, prioritized=True)
+    slow = Slow(1)
+    writer = threading.Thread(target=lambda: ring.append(obs=np.full(32, 1), reward=slow))
+    writer.start()
+    assert slow.asked.wait(60)
+    for i in range(10, 30, 3):  # several rounds
+        if batch:
+            ring.extend(obs=np.repeat(np.arange(i, i + 3), 32).reshape(3, 32), reward=np.arange(i, i + 3))
+        else:
+            for k in range(i, i + 3):
+                ring.append(record(k))
+        sampled = ring.sample(50)
+        assert (sampled["obs"] == sampled["reward"][:, None]).all() and 1 not in sampled["reward"]
+    slow.may.set()
+    writer.join()
+    sampled = ring.sample(200)
+    assert (sampled["obs"] == sampled["reward"][:, None]).all() and 1 in sampled["reward"]
+    assert ring.statistics()["appended"] == 22
+    ring.extend(obs=np.repeat(np.arange(4), 32).reshape(4, 32), reward=np.arange(4))
+    assert set(ring.sample(200)["reward"]) == {0, 1, 2, 3}
+
+
+def test_a_record_that_raises_leaves_its_place_to_others():
+    ring = shoal.Ring(2, FIELDS)
+    for _ in range(5):
+        with pytest.raises(ValueError):
+            ring.append(obs=np.zeros(32), reward="no number")
+        with pytest.raises(ValueError):
+            ring.extend(obs=np.zeros((2, 31)), reward=np.zeros(2))
+    with pytest.raises(IndexError):
+        ring.sample(1)
+    ring.append(record(1))
+    ring.append(record(2))
+    assert set(ring.sample(100)["reward"]) == {1, 2}
+
+
+def test_the_place_of_a_killed_producer_is_used_again():
+    class Killer:
+        def __int__(self):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    @shoal.remote(max_retries=0)
+    def produce(ring):
+        ring.append(obs=np.full(32, 5), reward=Killer())
+
+    ring = shoal.Ring(1, FIELDS)
+    ring.append(record(1))
+    for i in range(3):
+        with pytest.raises(shoal.exceptions.WorkerCrashedError):
+            shoal.get(produce.remote(ring), timeout=60)
+        with pytest.raises(IndexError):
+            ring.sample(1)
+        ring.append(record(i))
+        assert ring.sample(1)["reward"] == [i]
 
 
 def test_bad_arguments():

@@ -33,7 +33,7 @@ def test_the_module():
     assert names(STUBS.body) - TYPES_ONLY == real - HOOKS
 
 
-@pytest.mark.parametrize("kind", ["ObjectRef", "Lock", "Sync", "Buffer", "Bridge"])
+@pytest.mark.parametrize("kind", ["ObjectRef", "Lock", "Sync", "Buffer", "Bridge", "VersionedCell", "Draft"])
 def test_a_class(kind):
     """With what shoal._futures attaches to ObjectRef."""
     stub = next(node for node in STUBS.body if isinstance(node, ast.ClassDef) and node.name == kind)

@@ -1,5 +1,6 @@
 """Locks and death: a holder that dies, a waiter that dies, and what the others are told."""
 
+import functools
 import os
 import signal
 import threading
@@ -201,12 +202,13 @@ def test_waiters_wake_up():
 
 def test_a_waiter_that_dies_leaves_no_trace():
     lock = shoal.lock()
+    deaths = _core.statistics()["lock_deaths"]
     lock.acquire()
     victim, other = Threaded.remote(lock), Threaded.remote(lock)
-    shoal.get([victim.pid.remote(), other.pid.remote()])
+    pids = shoal.get([victim.pid.remote(), other.pid.remote()])
     first = [victim.wait_for.remote() for _ in range(3)]
     second = [other.wait_for.remote() for _ in range(3)]
-    until(lambda: blocked(victim) and blocked(other))
+    until(lambda: blocked(pids[0]) and blocked(pids[1]))
     end(victim)
     for ref in first:
         with pytest.raises(ActorDiedError):
@@ -216,24 +218,11 @@ def test_a_waiter_that_dies_leaves_no_trace():
     assert shoal.get(second, timeout=20) == ["had it"] * 3
     assert lock.acquire(timeout=5)
     lock.release()
-    assert _core.statistics()["lock_deaths"] == deaths()
+    assert _core.statistics()["lock_deaths"] == deaths
 
 
-def blocked(actor):
-    pid = shoal.get(actor.pid.remote())
-    return any(p["pid"] == pid and p["running"] for p in _core.processes())
-
-
-_deaths = [0]
-
-
-def deaths():
-    return _deaths[0]
-
-
-@pytest.fixture(autouse=True)
-def count_deaths():
-    _deaths[0] = _core.statistics()["lock_deaths"]
+def blocked(pid):
+    return any(p["pid"] == pid and p["blocked"] for p in _core.processes())
 
 
 def test_the_first_of_several_waiters_dies():
@@ -242,12 +231,11 @@ def test_the_first_of_several_waiters_dies():
         lock = shoal.lock()
         lock.acquire()
         victim, heir = Threaded.remote(lock), Threaded.remote(lock)
-        pid = shoal.get(victim.pid.remote())
-        shoal.get(heir.pid.remote())
+        pid, other = shoal.get([victim.pid.remote(), heir.pid.remote()])
         victim.wait_for.remote()
-        until(lambda: blocked(victim))
+        until(functools.partial(blocked, pid))
         ref = heir.wait_for.remote()
-        until(lambda: blocked(heir))
+        until(functools.partial(blocked, other))
         os.kill(pid, signal.SIGSTOP)  # it cannot take what it is given
         lock.release()
         os.kill(pid, signal.SIGKILL)
@@ -357,7 +345,7 @@ def test_the_lock_is_free_soon_after_the_death():
 
 
 def test_killed_in_the_middle_of_it_again_and_again():
-    """Processes that take and release in a loop die at any instruction; the lock must stay usable and the sum right."""
+    """Who takes and releases in a loop dies at any instruction; the lock stays usable, the sum right."""
     ref = shoal.put(np.zeros(2, np.int64), mutable=True)
 
     @shoal.remote(max_retries=0)

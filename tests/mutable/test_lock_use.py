@@ -97,6 +97,22 @@ def test_a_named_lock_outlives_its_users():
     shoal.lock("lasting").release()
 
 
+def test_a_name_that_many_ask_for_at_once():
+    ref = array()
+
+    @shoal.remote
+    def add(array, name, n):
+        for _ in range(n):
+            with shoal.lock(name):
+                value = array[0]
+                os.sched_yield()
+                array[0] = value + 1
+
+    for i in range(5):
+        shoal.get([add.remote(ref, f"at once {i}", 20) for _ in range(4)])
+    assert shoal.get(ref)[0] == 5 * 4 * 20
+
+
 def test_names_of_locks_and_actors_do_not_meet():
     user = User.options(name="shared name").remote()
     with shoal.lock("shared name"):

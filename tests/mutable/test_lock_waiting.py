@@ -1,4 +1,4 @@
-"""Waiting for a lock: it costs no CPU of the session, and ends with a signal, a shutdown, the end of the program."""
+"""Waiting for a lock: it costs no CPU of the session, and ends with a signal, a shutdown, the program."""
 
 import textwrap
 

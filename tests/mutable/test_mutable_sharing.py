@@ -1,4 +1,4 @@
-"""Mutable objects: everybody looks at the same memory, however the reference came to them, and for as long as they look."""
+"""Mutable objects: everybody looks at the same memory, however the reference came to them."""
 
 import gc
 import os

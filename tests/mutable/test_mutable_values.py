@@ -182,7 +182,12 @@ Pair = namedtuple("Pair", "left right")
 
 
 def test_containers_of_arrays():
-    value = {"a": np.zeros(3), "list": [np.zeros(2), (np.zeros(2), "text")], 5: {"deep": np.zeros((2, 2))}, "n": 7}
+    value = {
+        "a": np.zeros(3),
+        "list": [np.zeros(2), (np.zeros(2), "text")],
+        5: {"deep": np.zeros((2, 2))},
+        "n": 7,
+    }
     ref = shoal.put(value, mutable=True)
     mine = shoal.get(ref)
 
@@ -296,7 +301,23 @@ def test_pandas_frames_share_their_columns():
 
 @pytest.mark.parametrize(
     "value",
-    [0, 1.5, "text", b"bytes", None, True, (), [], {}, {"a": 1}, [1, 2, 3], {1, 2}, np.float64(3), object(), range(3)],
+    [
+        0,
+        1.5,
+        "text",
+        b"bytes",
+        None,
+        True,
+        (),
+        [],
+        {},
+        {"a": 1},
+        [1, 2, 3],
+        {1, 2},
+        np.float64(3),
+        object(),
+        range(3),
+    ],
     ids=repr,
 )
 def test_values_without_an_array_are_refused(value):

@@ -60,7 +60,13 @@ def test_await_lets_the_loop_go_on(tmp_path):
 
 def test_exceptions_arrive_as_their_own_type():
     async def main():
-        for error in (ValueError("v"), KeyError("k"), StopIteration("s"), StopAsyncIteration("a"), OSError(2, "o")):
+        for error in (
+            ValueError("v"),
+            KeyError("k"),
+            StopIteration("s"),
+            StopAsyncIteration("a"),
+            OSError(2, "o"),
+        ):
             kind = type(error) if not isinstance(error, StopIteration) else RuntimeError
             with pytest.raises(kind):
                 await fail.remote(error)

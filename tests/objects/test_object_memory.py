@@ -198,7 +198,8 @@ def test_the_smallest_arena(fresh):
 
 
 @pytest.mark.parametrize(
-    ("size", "error"), [(0, ValueError), (-1, ValueError), (4 * MB - 1, ValueError), ("1G", TypeError), (True, TypeError)]
+    ("size", "error"),
+    [(0, ValueError), (-1, ValueError), (4 * MB - 1, ValueError), ("1G", TypeError), (True, TypeError)],
 )
 def test_sizes_that_are_refused(size, error):
     with pytest.raises(error, match="object_store_memory"):

@@ -1,5 +1,6 @@
 """Sessions as objects see them: init and shutdown in every order, and references that outlive their session."""
 
+import os
 import pickle
 import threading
 
@@ -120,6 +121,34 @@ def test_settings_that_are_refused_leave_no_session(settings, error, match):
 def test_settings_of_ray_that_mean_nothing_here():
     shoal.init(num_cpus=1, include_dashboard=False, logging_level=30, _temp_dir="/tmp", address="local")
     assert shoal.get(double.remote(1)) == 2
+
+
+def test_environment_variables_of_the_session():
+    @shoal.remote
+    def read():
+        return os.environ.get("SHOAL_TEST_ALL"), os.environ.get("SHOAL_TEST_ONE")
+
+    shoal.init(num_cpus=1, runtime_env={"env_vars": {"SHOAL_TEST_ALL": "1"}})
+    assert "SHOAL_TEST_ALL" not in os.environ
+    assert shoal.get(read.remote()) == ("1", None)
+    own = {"env_vars": {"SHOAL_TEST_ONE": "2"}}
+    assert shoal.get(read.options(runtime_env=own).remote()) == ("1", "2")
+    shoal.shutdown()
+    with pytest.warns(UserWarning, match="ignored: pip, working_dir"):
+        shoal.init(num_cpus=1, runtime_env={"working_dir": ".", "pip": ["x"]})
+    assert shoal.get(read.remote()) == (None, None)
+
+
+def test_a_limit_of_open_files_below_what_is_open():
+    result = run_python("""
+        import os, resource, shoal
+        os.dup2(0, 200)
+        os.set_inheritable(200, True)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        shoal.init(num_cpus=1)
+        print(shoal.get(shoal.remote(lambda: 1).remote()))
+    """)
+    assert result.stdout == "1\n", result.stderr
 
 
 # --- references that outlive their session ------------------------------------------------------------------

@@ -77,7 +77,12 @@ def test_subclasses_of_plain_types_keep_their_class():
     back = shoal.get(shoal.put([Int(7), text, Row((1, 2))]))
     assert [type(x).__name__ for x in back] == ["Int", "Text", "Row"]
     assert back == [7, "t", (1, 2)] and back[1].extra == [1]
-    for value, name in ((Int(7), "Int"), (text, "Text"), (Row((1,)), "Row"), (collections.Counter("aa"), "Counter")):
+    for value, name in (
+        (Int(7), "Int"),
+        (text, "Text"),
+        (Row((1,)), "Row"),
+        (collections.Counter("aa"), "Counter"),
+    ):
         assert type(shoal.get(shoal.put(value))).__name__ == name
 
 

@@ -133,7 +133,11 @@ def test_polars():
 
 def test_torch():
     torch = pytest.importorskip("torch")
-    for tensor in (torch.arange(10_000), torch.ones(100, 100, dtype=torch.bfloat16), torch.nn.Linear(50, 50).weight):
+    for tensor in (
+        torch.arange(10_000),
+        torch.ones(100, 100, dtype=torch.bfloat16),
+        torch.nn.Linear(50, 50).weight,
+    ):
         view = shoal.get(shoal.put(tensor))
         assert torch.equal(view, tensor) and mapped(view.data_ptr()) == "r--s"
 

@@ -147,3 +147,31 @@ def test_threads_wait_for_the_same_object(held):
     for thread in threads:
         thread.join(60)
     assert seen == [(pending[:1], pending[1:])] * 8
+
+
+@shoal.remote(num_cpus=0)
+def items(n, error=None):
+    yield from range(n)
+    if error:
+        raise error
+
+
+def test_generators_are_ready_when_their_next_item_is(held):
+    (ref, _), _ = held()
+    stream = items.remote(2)
+    assert shoal.wait([ref, stream], timeout=20) == ([stream], [ref])
+    assert shoal.get(next(stream)) == 0
+    assert shoal.wait([stream, ref]) == ([stream], [ref])
+    assert [shoal.get(item) for item in stream] == [1]
+    assert shoal.wait([stream, ref]) == ([stream], [ref])  # its end
+    assert shoal.wait([items.remote(0), items.remote(1)], num_returns=2)[1] == []
+    assert shoal.wait([ref], timeout=0) == ([], [ref])
+
+
+def test_a_generator_and_its_last_item():
+    stream = items.remote(0, KeyError("end"))
+    (last,) = stream
+    assert shoal.wait([stream, last], num_returns=2) == ([stream, last], [])
+    assert shoal.wait([last, stream]) == ([last], [stream])
+    with pytest.raises(ValueError, match="twice"):
+        shoal.wait([stream, stream])

@@ -12,6 +12,7 @@ import dataclasses
 import enum
 import functools
 import gc
+import importlib
 import io
 import os
 import pickle
@@ -1184,8 +1185,14 @@ def test_recursion_without_end_is_an_error():
     deep = []
     for _ in range(100_000):
         deep = [deep]
-    with pytest.raises(PicklingError):
+    with pytest.raises(PicklingError, match="setrecursionlimit"):
         serialize(deep)
+
+
+def test_the_helpers_are_where_the_messages_say():
+    util = importlib.import_module("shoal.util")
+    for name in ("register_serializer", "deregister_serializer", "inspect_serializability"):
+        assert getattr(util, name) is getattr(serialization, name)
 
 
 def test_inspect_serializability():

@@ -13,7 +13,7 @@ from tests.conftest import quiet, until
 
 import shoal
 from shoal import _core
-from shoal.exceptions import LockHolderDied, ObjectStoreFullError, WorkerCrashedError
+from shoal.exceptions import LockHolderDied, NotMutableError, ObjectStoreFullError, WorkerCrashedError
 
 
 @pytest.fixture
@@ -62,6 +62,18 @@ def test_release_keeps_what_was_done():
     shoal.get(ref)["a"][0] = 5
     lock.release()
     assert sums(ref) == (5, 0)
+
+
+def test_frozen_there_is_nothing_to_go_back_to():
+    ref = zeros()
+    lock = shoal.lock(ref, rollback=True)
+    with lock, pytest.raises(ValueError, match="rollback=True"):
+        shoal.freeze(ref)
+    shoal.freeze(ref)
+    with pytest.raises(NotMutableError):
+        lock.acquire()
+    assert not lock.locked() and sums(ref) == (0, 0)
+    whole()
 
 
 def test_each_level_goes_back_to_its_own_beginning():

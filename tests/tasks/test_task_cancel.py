@@ -229,15 +229,16 @@ def test_what_cannot_be_cancelled():
 
 @shoal.remote
 class Counter:
-    def work(self, path):
-        until(path.exists, 60)
+    def work(self, folder):
+        (folder / "started").touch()
+        until((folder / "go").exists, 60)
         return "done"
 
 
 def test_force_is_refused_for_a_call_of_an_actor(tmp_path):
     actor = Counter.remote()
-    ref = actor.work.remote(tmp_path / "go")
-    running(1)
+    ref = actor.work.remote(tmp_path)
+    until((tmp_path / "started").exists)
     with pytest.raises(ValueError, match="kill"):
         shoal.cancel(ref, force=True)
     (tmp_path / "go").touch()

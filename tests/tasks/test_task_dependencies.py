@@ -150,7 +150,11 @@ def test_the_error_of_an_argument_passes_through_with_its_own_type_and_runs_noth
         (tmp_path / "ran").touch()
 
     failed = fail.remote(Custom, 7, extra=[1])
-    for call in (touch.remote(failed), touch.remote(1, failed), touch.remote(same.remote(same.remote(failed)))):
+    for call in (
+        touch.remote(failed),
+        touch.remote(1, failed),
+        touch.remote(same.remote(same.remote(failed))),
+    ):
         with pytest.raises(Custom, match="code 7") as caught:
             shoal.get(call)
         assert (caught.value.code, caught.value.extra) == (7, [1])

@@ -113,7 +113,9 @@ def test_get_of_many_raises_the_first_in_the_list():
 
 
 @pytest.mark.parametrize(
-    "kind", [SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError], ids=lambda kind: kind.__name__
+    "kind",
+    [SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError],
+    ids=lambda kind: kind.__name__,
 )
 def test_what_is_no_exception_arrives_inside_a_task_error(kind):
     with pytest.raises(TaskError) as caught:
@@ -233,7 +235,12 @@ def test_unpicklable_results_are_named(value):
         import sys
 
         deep = {"a": [1, {"b": threading.Lock()}]}
-        return {"lock": threading.Lock(), "generator": (x for x in "a"), "module": sys._getframe(), "deep": deep}[value]
+        return {
+            "lock": threading.Lock(),
+            "generator": (x for x in "a"),
+            "module": sys._getframe(),
+            "deep": deep,
+        }[value]
 
     with pytest.raises(PicklingError, match="cannot pickle") as caught:
         shoal.get(make.remote())

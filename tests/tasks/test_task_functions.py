@@ -20,7 +20,12 @@ def run_script(folder, code, *args, timeout=60):
     script = folder / "script.py"
     script.write_text(textwrap.dedent(code))
     return subprocess.run(
-        [sys.executable, str(script), *args], capture_output=True, text=True, timeout=timeout, cwd=folder, check=False
+        [sys.executable, str(script), *args],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=folder,
+        check=False,
     )
 
 
@@ -79,7 +84,12 @@ def test_a_module_run_with_dash_m(tmp_path):
         "if __name__ == '__main__':\n    shoal.init(num_cpus=1)\n    print(shoal.get(task.remote(5)))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-m", "package.program"], capture_output=True, text=True, timeout=60, cwd=tmp_path, check=False
+        [sys.executable, "-m", "package.program"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+        check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "15\n", "")
 

@@ -221,7 +221,24 @@ def test_a_generator_can_be_cancelled_before_and_after_its_first_items(tmp_path)
             shoal.get(refs[n])
 
 
-def test_an_endless_generator_that_nobody_reads_can_be_cancelled():
+def test_a_generator_that_is_ahead_of_its_reader_can_be_cancelled(tmp_path):
+    @shoal.remote
+    def ahead(n):
+        yield from range(n)
+        (tmp_path / "ahead").touch()
+        until((tmp_path / "never").exists, 60)
+
+    generator = ahead.remote(50)
+    assert shoal.get(next(generator)) == 0
+    until((tmp_path / "ahead").exists)
+    shoal.cancel(generator)
+    *refs, last = generator
+    assert shoal.get(refs) == list(range(1, 50))
+    with pytest.raises(TaskCancelledError):
+        shoal.get(last)
+
+
+def test_an_endless_generator_can_be_cancelled():
     @shoal.remote
     def endless():
         i = 0
@@ -232,9 +249,22 @@ def test_an_endless_generator_that_nobody_reads_can_be_cancelled():
     generator = endless.remote()
     assert shoal.get([next(generator) for _ in range(3)]) == [0, 1, 2]
     shoal.cancel(generator)
-    *_, last = generator
     with pytest.raises(TaskCancelledError):
-        shoal.get(last)
+        shoal.get(generator.completed(), timeout=20)
+    del generator
+    audit()
+
+
+def test_completed_is_ready_at_the_end_whether_or_not_items_were_taken(tmp_path):
+    generator = steps.remote(tmp_path, 2)
+    (tmp_path / "0").touch()
+    until(generator.next_ready)
+    assert shoal.wait([generator.completed()], timeout=0) == ([], [generator.completed()])
+    (tmp_path / "1").touch()
+    assert shoal.get(generator.completed(), timeout=20) is None
+    assert shoal.get(list(generator)) == [0, 1]
+    with pytest.raises(ValueError, match="broken"):
+        shoal.get(breaks.remote(3).completed())
 
 
 def test_async_for(tmp_path):

@@ -309,7 +309,11 @@ def test_environment_variables_are_those_of_the_task_alone():
     special = read.options(runtime_env={"env_vars": {"SHOAL_TEST_A": "1"}})
     other = read.options(runtime_env={"env_vars": {"SHOAL_TEST_A": "2", "SHOAL_TEST_B": 3}})
     for _ in range(5):
-        assert shoal.get([special.remote(), other.remote(), read.remote()]) == [("1", None), ("2", "3"), (None, None)]
+        assert shoal.get([special.remote(), other.remote(), read.remote()]) == [
+            ("1", None),
+            ("2", "3"),
+            (None, None),
+        ]
 
     @shoal.remote
     def outer():

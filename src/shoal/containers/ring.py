@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from shoal import _core
@@ -21,6 +23,7 @@ class Ring:
 
     A producer claims a place by one atomic step, writes, and marks the record complete. A record that is being written,
     or whose producer was killed in the middle, is never sampled; its place is used again when the ring comes round.
+    Producers that come round to a place where another one still writes leave it out and take the next.
     Sampling copies the chosen records from shared memory into one batch, and nothing else.
 
     A sampled record may be overwritten while it is copied, if producers lap the whole ring meanwhile; `sample` looks for
@@ -56,7 +59,7 @@ class Ring:
         def make() -> Any:
             arrays = {key: np.zeros((capacity, *shape), dtype) for key, (shape, dtype) in fields.items()}
             arrays["_stamp"] = np.zeros(capacity, np.int64)
-            arrays["_claimed"] = np.zeros(1, np.int64)
+            arrays["_claimed"] = np.zeros(2, np.int64)  # places given out, and those of them that were left out
             if prioritized:
                 leaves = 1 << (capacity - 1).bit_length() if capacity > 1 else 1
                 arrays["_tree"] = np.zeros(2 * leaves, np.float64)
@@ -74,7 +77,9 @@ class Ring:
         self._highest = arrays.pop("_highest", None)
         self._fields: dict[str, Any] = arrays
         self.capacity = len(self._stamp)
-        self._claimed = _core._counter_at(ref, claimed.__array_interface__["data"][0])
+        self._claimed, self._skipped, self._first_stamp = (
+            _core._counter_at(ref, array.__array_interface__["data"][0]) for array in (claimed, claimed[1:], self._stamp)
+        )
         self._lock = current().lock(ref, False)
         self._random: Any = None
 
@@ -97,13 +102,14 @@ class Ring:
         """Add one record, given as a dict or as keywords; returns its place. KeyError if a field is missing."""
         values = {**(record or {}), **fields}
         self._same_fields(values)
-        number = self._claimed.fetch_add(1)
+        number = int.from_bytes(self._claim(1), sys.byteorder)
         place = number % self.capacity
-        # Odd while it is written; 2 * (number + 1) once it is complete: also tells the rounds apart.
-        self._stamp[place] = 2 * number + 1
-        _core.fence()
-        for key, array in self._fields.items():
-            array[place] = values[key]
+        try:
+            for key, array in self._fields.items():
+                array[place] = values[key]
+        except BaseException:
+            self._stamp[place] = 0
+            raise
         _core.fence()
         self._stamp[place] = 2 * (number + 1)
         if self._tree is not None:
@@ -120,23 +126,25 @@ class Ring:
             raise ValueError(f"{count} records do not fit into a ring of {self.capacity}")
         if any(len(values) != count for values in fields.values()):
             raise ValueError("all fields must have the same number of records")
-        first = self._claimed.fetch_add(count)
-        numbers = np.arange(first, first + count)
+        if any(np.shape(values)[1:] != self._fields[key].shape[1:] for key, values in fields.items()):
+            raise ValueError("a field's values must have the shape of its records, after the leading axis")
+        numbers = np.frombuffer(self._claim(count), np.int64)
         places = numbers % self.capacity
-        self._stamp[places] = 2 * numbers + 1
-        _core.fence()
-        start = int(first % self.capacity)
-        head = min(count, self.capacity - start)
-        for key, array in self._fields.items():
-            values = fields[key]
-            array[start : start + head] = values[:head]
-            if head < count:
-                array[: count - head] = values[head:]
+        try:
+            for key, array in self._fields.items():
+                for start, end in _runs(places):
+                    array[places[start] : places[start] + end - start] = fields[key][start:end]
+        except BaseException:
+            self._stamp[places] = 0
+            raise
         _core.fence()
         self._stamp[places] = 2 * (numbers + 1)
         if self._tree is not None:
             self.update_priorities(places, np.full(count, self._highest[0]))
         return places
+
+    def _claim(self, count: int) -> bytes:
+        return _core.ring_claim(self._claimed, self._skipped, self._first_stamp, self.capacity, count)
 
     def _same_fields(self, values: Mapping[str, Any]) -> None:
         if values.keys() != self._fields.keys():
@@ -271,4 +279,12 @@ class Ring:
 
     def statistics(self) -> dict[str, int]:
         """`length`, `capacity`, and `appended`: the records added since the beginning."""
-        return {"length": len(self), "capacity": self.capacity, "appended": int(self._claimed.value)}
+        return {"length": len(self), "capacity": self.capacity, "appended": self._claimed.value - self._skipped.value}
+
+
+def _runs(places: Any) -> Iterator[tuple[int, int]]:
+    """Where places follow one another: (start, end) of each such stretch; one or two, unless some were left out."""
+    import numpy as np
+
+    breaks = [0, *(np.flatnonzero(np.diff(places) != 1) + 1), len(places)]
+    return itertools.pairwise(breaks)

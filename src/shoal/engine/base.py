@@ -44,6 +44,18 @@ class Engine(ABC):
     def get_many(self, refs: Sequence[Any], timeout: float | None) -> list[Any]: ...
 
     @abstractmethod
+    def get_private(self, ref: Any, timeout: float | None) -> Any:
+        """get() of an immutable object, with arrays of the caller's own."""
+
+    @abstractmethod
+    def new_array(self, meta: bytes, nbytes: int, zero: bool) -> Any:
+        """A mutable object of one array, whose pickle is `meta`; its memory is zeroed, or as it comes."""
+
+    @abstractmethod
+    def freeze(self, ref: Any) -> Sequence[int]:
+        """Make a mutable object immutable; returns the processes whose writable views prevent it."""
+
+    @abstractmethod
     def wait(self, refs: list[Any], num_returns: int, timeout: float | None) -> tuple[list[Any], list[Any]]: ...
 
     @abstractmethod

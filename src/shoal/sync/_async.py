@@ -71,7 +71,7 @@ async def _queue(loop: asyncio.AbstractEventLoop, face: Any, number: int, keep: 
         return state == _OURS
 
     try:
-        await _futures.when(loop, look)
+        await _futures.when(look)
     except BaseException as error:
         if isinstance(error, SessionError) or not _core.attached():
             raise  # there is nothing left to put in order
@@ -91,7 +91,7 @@ class _EventWait:
         self.face, self.number = face, number
         self.over = False
         self.users = 0
-        self.future = _futures.when(loop, self.look)
+        self.future = _futures.when(self.look)
 
     def look(self) -> bool:
         if not self.over:

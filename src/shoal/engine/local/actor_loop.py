@@ -71,6 +71,7 @@ class AsyncServer:
         limits = {"": concurrency, **groups} if groups else {}
         self.groups = {name: asyncio.Semaphore(n) for name, n in limits.items()}
         self.running: set[asyncio.Task[None]] = set()
+        self.begun: dict[int, Any] = {}  # those of them that have taken their first step, by call
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -78,6 +79,7 @@ class AsyncServer:
         bridge = _core.Bridge()
         loop.add_reader(bridge.fileno(), self._on_ring, bridge.fileno())
         handle = self.host.handle
+        self.host.worker.on_cancel = lambda: loop.call_soon_threadsafe(self._cancel, loop)  # in a signal handler
         while True:
             self.rung.clear()
             seen = _core.ring_seen()
@@ -95,6 +97,7 @@ class AsyncServer:
             if not self.rung.is_set():
                 bridge.arm(seen)
             await self.rung.wait()
+        self.host.worker.on_cancel = None
         loop.remove_reader(bridge.fileno())
         bridge.close()
 
@@ -104,6 +107,13 @@ class AsyncServer:
         except BlockingIOError:
             pass
         self.rung.set()
+
+    def _cancel(self, loop: asyncio.AbstractEventLoop) -> None:
+        for call, task in list(self.begun.items()):
+            if _core.task_cancelled(call):
+                task.cancel()
+        if len(self.begun) < len(self.running):  # a task cancelled before its first step would never see to its call
+            loop.call_soon(self._cancel, loop)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self.running.discard(task)
@@ -115,12 +125,14 @@ class AsyncServer:
         task, _, _, number, args, kwargs, nreturns, flags = call
         del call
         method, group = host.method_and_group(number)
-        slots = self.groups.get(group)
+        slots = None
+        self.begun[task] = asyncio.current_task()
         try:
             if args is None:
                 raise kwargs
-            if slots is not None:
-                await slots.acquire()
+            if group in self.groups:
+                await self.groups[group].acquire()
+                slots = self.groups[group]
             value = host.methods[method](*args, **(kwargs or {}))
             if inspect.isawaitable(value) and not isinstance(value, _core.ObjectRef):
                 value = await value
@@ -143,6 +155,7 @@ class AsyncServer:
             if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)):
                 return
         finally:
+            del self.begun[task]
             if slots is not None:
                 slots.release()
             for stream in host.worker.streams:

@@ -54,7 +54,7 @@ class LocalEngine(Engine):
             result = _core.submit(prepared[1], args, kwargs)
         except exceptions.PicklingError as error:
             raise self._unpicklable(error, _name_of(function), args, kwargs) from error.__cause__
-        return ObjectRefGenerator(result) if prepared[2] else result
+        return ObjectRefGenerator(*result) if prepared[2] else result
 
     def _prepare_function(self, function: RemoteFunction[Any, Any]) -> Any:
         options = function._options
@@ -207,7 +207,7 @@ class LocalEngine(Engine):
         if result is NotImplemented:  # the actor is dead: the call fails like those that were waiting
             failed = _core.actor_death(actor._handle)
             result = failed if nreturns == 1 else [failed] * int(nreturns) if nreturns else None
-        return ObjectRefGenerator(result) if flags & STREAMING else result
+        return ObjectRefGenerator(*result) if flags & STREAMING else result
 
     def _exception_kinds(self, kinds: tuple[type[BaseException], ...]) -> int:
         """The exceptions upon which a call is repeated travel as an export, in the place of a task's function."""
@@ -286,21 +286,31 @@ class LocalEngine(Engine):
             raise exceptions.GetTimeoutError(f"{missing} of {len(refs)} objects were not ready within {timeout} seconds")
         return list(values) if not isinstance(values, list) else values
 
+    def get_private(self, ref: Any, timeout: float | None) -> Any:
+        if not _core.wait([ref], 1, timeout)[0]:
+            raise exceptions.GetTimeoutError(f"{ref!r} was not ready within {timeout} seconds")
+        return _core._load_private(ref)
+
+    def new_array(self, meta: bytes, nbytes: int, zero: bool) -> Any:
+        return _core._new_array(meta, nbytes, zero)
+
+    def freeze(self, ref: Any) -> Sequence[int]:
+        return _core._freeze(ref) or ()
+
     def wait(self, refs: list[Any], num_returns: int, timeout: float | None) -> tuple[list[Any], list[Any]]:
         result: tuple[list[Any], list[Any]] = _core.wait(refs, num_returns, timeout)
         return result
 
     def cancel(self, waitable: Any, force: bool, recursive: bool) -> None:
-        stream = isinstance(waitable, ObjectRefGenerator)
-        ref = waitable._generator_ref if stream else waitable
+        ref = waitable._generator_ref if isinstance(waitable, ObjectRefGenerator) else waitable
+        producer = _core.producer(ref)
+        if producer is not None and producer[2] == ACTOR_CALL and force:
+            raise ValueError("cancel(force=True) would kill the actor: use shoal.kill(handle) for that, or cancel without force")
         task = _core.cancel_queued(ref)
         if task is not None:
             _core.fail(task, exceptions.TaskCancelledError(f"{_core.task_id(task):x}"), True)
-            return
-        running = _core.producer(ref)
-        if running is not None and running[2] == ACTOR_CALL and force:
-            raise ValueError("cancel(force=True) would kill the actor: use shoal.kill(handle) for that, or cancel without force")
-        _core.cancel_running(ref, force, stream)
+        else:
+            _core.cancel_running(ref, force)
 
     # -- locks ----------------------------------------------------------------------------------------------
 
@@ -409,7 +419,7 @@ def _returns(num_returns: int | str | None, is_generator: bool) -> tuple[int, in
     if num_returns is None:
         num_returns = "streaming" if is_generator else 1
     if num_returns == "streaming":
-        return 1, STREAMING
+        return 2, STREAMING  # the first item (see generator.py), and the end
     if num_returns == "dynamic":
         return 1, DYNAMIC
     return int(num_returns), 0

@@ -8,6 +8,7 @@ from typing import Any
 
 from shoal import _core, exceptions, serialization
 from shoal import engine as engines
+from shoal.mutable import deserialize_private
 
 # Error::Code in core/client.h
 _INVALID, _FULL, _LIMIT, _ENDED, _FORKED, _GONE, _ACTOR_DEAD, _PENDING_LIMIT, _NAME_TAKEN = range(9)
@@ -43,8 +44,13 @@ def make_error(code: int, text: str) -> Exception:
         return exceptions.PendingCallsLimitExceeded(text)
     if text == "immutable":
         return exceptions.NotMutableError(
-            "only an object made with put(..., mutable=True) has a lock of its own; for anything else use shoal.lock('a name'), "
-            "or shoal.lock() for a new one"
+            "only a mutable object (made with put(..., mutable=True), and not frozen) has a lock of its own; for anything else "
+            "use shoal.lock('a name'), or shoal.lock() for a new one"
+        )
+    if text == "not mutable":
+        return exceptions.NotMutableError(
+            "freeze() takes a reference to what put(..., mutable=True), empty(), zeros() or full() made; this object is "
+            "immutable already, or not made yet"
         )
     return ValueError(text)
 
@@ -95,6 +101,7 @@ def install(help_inline: Any) -> None:
             "serialize": serialization.serialize,
             "serialize_mutable": serialization.serialize_mutable,
             "deserialize": serialization.deserialize,
+            "deserialize_private": deserialize_private,
             "make_error": make_error,
             "raised": raised,
             "help": help_inline,

@@ -150,7 +150,7 @@ class Session:
         read_end, write_end = make_pipe()
         self.printer = OutputPrinter(read_end)
         try:
-            self.supervisor = self._spawn(memfd, eventfd, write_end)
+            self.supervisor = self._spawn(memfd, eventfd, write_end, (settings.get("runtime_env") or {}).get("env_vars") or {})
         finally:
             os.close(write_end)
         self._pidfd = os.pidfd_open(self.supervisor)
@@ -161,13 +161,13 @@ class Session:
         atexit.register(self._at_exit)
         return self.engine
 
-    def _spawn(self, memfd: int, eventfd: int, output: int) -> int:
+    def _spawn(self, memfd: int, eventfd: int, output: int, variables: dict[str, Any]) -> int:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if 0 <= limit <= DRIVER:
             raise SessionError(f"a session needs room for {DRIVER + 1} open files, but `ulimit -n` is {limit}: raise it")
         path: list[Any] = sys.path
         boot = {"path": [_absolute(p) for p in path if isinstance(p, str)], "driver": self.owner}
-        environment = {**os.environ}
+        environment = {**os.environ, **{name: str(text) for name, text in variables.items()}}
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             environment.setdefault(name, "1")  # a process per core already: threads in each would only get in the way
         command = [sys.executable or "python3", "-c", _BOOT, json.dumps(boot)]
@@ -233,10 +233,11 @@ def _open_standard_descriptors() -> None:
 
 def _inheritable_descriptors() -> list[int]:
     """What the supervisor would inherit of the driver's files, and keep open."""
+    limit = os.sysconf("SC_OPEN_MAX")  # posix_spawn() refuses to close what lies above it, from before it was lowered
     found = []
     for fd in map(int, os.listdir("/proc/self/fd")):
         try:
-            if fd > 2 and os.get_inheritable(fd):
+            if 2 < fd < limit and os.get_inheritable(fd):
                 found.append(fd)
         except OSError:  # closed by now, as the one that listed them
             pass

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from shoal import _core, exceptions
@@ -47,6 +48,7 @@ class Worker:
         self.engine.running = self.describe
         self.current: int | None = None  # the task that runs in the main thread
         self.creation: list[Any] = []  # of the actor that this process becomes: task, class, arguments
+        self.on_cancel: Callable[[], object] | None = None  # of an async actor: one of its calls may have been cancelled
         self.interrupt_missed = False  # an interrupt came for a call that had been taken but not begun, or was over
         self.leaving = False  # the process ends as soon as no task is left in it
         self._named = ""
@@ -200,6 +202,8 @@ class Worker:
         """SIGINT comes from the supervisor only: the running task is to be cancelled (unless it is over by now)."""
         if self.current is not None and _core.task_cancelled(self.current):
             raise KeyboardInterrupt
+        if self.on_cancel is not None:
+            self.on_cancel()
         self.interrupt_missed = True
 
 
@@ -209,7 +213,7 @@ def seal(engine: LocalEngine, task: int, name: str, result: Any, nreturns: int, 
         for item in _items(result, name):
             _core.stream_item(task, item)
             _core.mark_streamed(task)
-        _core.finish(task, None)
+        _core.finish(task, (None, None))
     elif flags & DYNAMIC:
         items, refs = _items(result, name), []
         try:

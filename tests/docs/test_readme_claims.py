@@ -1,0 +1,147 @@
+"""What README.md says in words and no other test looks at."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+import shoal
+from conftest import run_python, until
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+
+DRIVER = """
+    import os, signal, sys
+    import numpy as np
+    import shoal
+
+    @shoal.remote
+    class Actor:
+        def pid(self):
+            return os.getpid()
+
+    @shoal.remote
+    def forever():
+        while True:
+            os.sched_yield()
+
+    shoal.init(num_cpus=2)
+    actor, task = Actor.remote(), forever.remote()
+    ref = shoal.put(np.zeros(1_000_000), mutable=True)
+    shoal.get(actor.pid.remote())
+    pids = [process["pid"] for process in shoal._core.processes()]
+    print(*pids, flush=True)
+    """
+
+
+def alive(pid: int) -> bool:
+    """Whether it runs; one that ended and waits for its parent does not."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def left_by(pids: list[int]) -> list[str]:
+    """What has the number of one of those processes in its name, or Shoal's own, where such things are left."""
+    theirs = re.compile("|".join(rf"\b{pid}\b" for pid in pids))
+    shared = [name for name in os.listdir("/dev/shm") if "shoal" in name or theirs.search(name)]
+    return shared + [name for name in os.listdir("/tmp") if theirs.search(name)]
+
+
+@pytest.mark.parametrize("end", ["", "os._exit(0)", "os.kill(os.getpid(), signal.SIGKILL)"], ids=["ends", "exits", "is killed"])
+def test_the_driver_ends_and_nothing_is_left(end, tmp_path, monkeypatch):
+    """`the driver ends, or is killed: all processes of the session end; nothing is left in /dev/shm or /tmp`."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    ran = run_python(f"""{DRIVER}
+    assert not os.listdir({str(tmp_path)!r})  # nor is there anything while it runs
+    {end}""")
+    pids = [int(text) for text in ran.stdout.split()]
+    assert len(pids) >= 4, ran.stderr  # driver, supervisor, the actor, the task
+    until(lambda: not any(alive(pid) for pid in pids))
+    assert left_by(pids) == [] and os.listdir(tmp_path) == []
+
+
+def test_the_supervisor_is_killed():
+    """`the workers end, the driver's calls raise SessionEndedError`."""
+    ran = run_python(
+        DRIVER
+        + """
+    os.kill(pids[1], signal.SIGKILL)
+    try:
+        shoal.get(task)
+    except shoal.exceptions.SessionEndedError:
+        print("told")
+    try:
+        shoal.get(actor.pid.remote())
+    except shoal.exceptions.SessionEndedError:
+        print("told again")
+    """
+    )
+    pids, *told = ran.stdout.splitlines()
+    assert told == ["told", "told again"], ran.stderr
+    until(lambda: not any(alive(int(pid)) for pid in pids.split()))
+
+
+class Model:
+    def __init__(self):
+        self.lock = threading.Lock()
+
+
+def test_the_part_that_cannot_be_pickled(fresh):
+    promised = "value['model'].lock (a _thread.lock)"
+    assert promised in README
+    fresh()
+    with pytest.raises(shoal.exceptions.PicklingError, match=re.escape(promised)):
+        shoal.put({"model": Model()})
+
+
+def test_a_killed_worker_is_made_up_for_three_times(fresh):
+    """`the task runs again (max_retries, 3 by default), then WorkerCrashedError`."""
+    fresh()
+    runs = shoal.Counter()
+
+    @shoal.remote
+    def dies(runs):
+        runs.add()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(shoal.exceptions.WorkerCrashedError):
+        shoal.get(dies.remote(runs))
+    assert runs.value == 1 + 3
+
+
+def test_what_it_does_not_do():
+    with pytest.raises((ValueError, NotImplementedError)):
+        shoal.init("ray://somewhere:10001")
+    assert not shoal.is_initialized()
+    for absent in ("data", "train", "tune", "serve"):
+        assert importlib.util.find_spec(f"shoal.{absent}") is None
+    assert not hasattr(shoal.util, "placement_group")
+
+
+def test_the_figures_are_those_of_quick(tmp_path):
+    """The table under `How fast` has the rows that benchmarks/quick.py prints, and it runs."""
+    code = (ROOT / "benchmarks" / "quick.py").read_text()
+    short = re.sub(r"^RUNS, SECONDS = .*$", "RUNS, SECONDS = 1, 0.001", code, flags=re.MULTILINE)
+    assert short != code
+    program = tmp_path / "quick.py"
+    program.write_text(short)
+    ran = subprocess.run([sys.executable, "-W", "error", program], capture_output=True, text=True, timeout=100)
+    assert ran.returncode == 0, ran.stderr
+
+    def rows(text: str) -> list[tuple[str, str]]:
+        return re.findall(r"^\| (.+?) \| [\d.,]+ (/s|GB/s|ms) \|$", text, re.MULTILINE)
+
+    assert rows(ran.stdout) == rows(README[README.index("## How fast") :])
+    assert len(rows(ran.stdout)) >= 10
