@@ -11,8 +11,6 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeAlias, TypedDict, TypeVar, final
 
-from typing_extensions import Self
-
 _T = TypeVar("_T")
 
 ACTOR: Final[int]

@@ -133,7 +133,8 @@ def test_a_lock_and_a_result():
     start = time.monotonic()
     with lock:
         call = party.take.remote(lock)
-        with pytest.raises(DeadlockError) as caught:  # by whichever of the two came last: if it was the call, get() raises its error
+        # By whichever of the two came last: if it was the call, get() raises its error.
+        with pytest.raises(DeadlockError) as caught:
             shoal.get(call)
     assert time.monotonic() - start < 1
     assert any("the driver" in text and "holds the lock 'held by the driver'" in text for text in caught.value.cycle)
