@@ -40,7 +40,10 @@ constexpr u32 NUM_BINS = 40;            // free runs by log2 of their pages
 constexpr u32 NAME_BUCKETS = 1024;
 constexpr u32 JOURNAL_RECORDS = 240;
 constexpr u32 JOURNAL_LOCKS = 7;
-constexpr u32 WAIT_NODES = 32;          // lock waits of one process at a time
+constexpr u32 WAIT_NODES = 64;          // waits of one process for locks and the like at a time
+constexpr u32 HOLDS = 64;               // shared locks and semaphores that one process holds at a time
+
+constexpr u32 DRAFTS = 8;               // copies for rollback that one process makes at a time
 
 constexpr u32 DRIVER_SLOT = 0;
 constexpr u32 SUPERVISOR_SLOT = 1;
@@ -75,18 +78,57 @@ struct BlockCache {
   u32 pad;
 };
 
-// A thread waiting for a Mutex: linked into the mutex's queue. [lock Mutex::guard]
-// The waiter's death: the supervisor unlinks it.
+// Threads that wait for a Mutex or a Sync, first come first. The queue is the first field of both, so its offset
+// names what is waited for. [lock guard]
+struct WaitQueue {
+  SpinLock guard;
+  std::atomic<u32> waiters;  // [lock guard] written, read by releasers without it
+  Offset head, tail;
+};
+
+// A waiting thread, a link of a WaitQueue. It is in its process's slot, and only that process takes it and gives it
+// back; `next` and `prev` are the queue's. [lock WaitQueue::guard]
+// The waiter's death: the supervisor unlinks it and hands on what it had been promised.
+enum WaitMode : u32 { WAIT_EXCLUSIVE = 0, WAIT_SHARED = 1, WAIT_PERMIT = 2, WAIT_TICKET = 3, WAIT_BARRIER = 4, WAIT_VISITOR = 5,
+                      WAIT_OBJECT = 6 };
 struct WaitNode {
-  Offset mutex;  // the Mutex waited for; 0 = the node is free
+  Offset queue;  // 0 = the node is free
   Offset next, prev;
-  u64 owner;     // the value Mutex::owner gets when the lock is handed over
+  u64 owner;     // (slot + 1) << 32 | thread; what Mutex::owner becomes when the lock is handed over
   u64 since_ns;
-  std::atomic<u32> woken;    // [word] 1: rung and not yet back asleep; spares a second wake-up
-  u32 pad0;
-  u64 pad[2];
+  std::atomic<u32> woken;    // [word] 1: rung and has not looked since; spares a second wake-up
+  u32 mode;
+  u64 ticket;    // WAIT_TICKET: its number; at a barrier: the generation
+  u64 result;    // at a barrier: how the generation ended, for a waiter that is very late
 };
 static_assert(sizeof(WaitNode) == 64);
+
+// What a process holds of something that several can hold: a lock in shared mode (one record a thread) or a semaphore's
+// permits (one a process). It is in the holder's slot; the holder alone takes and frees the record (queue, thread,
+// object). `count` and the links are changed together with the count in what is held. [lock WaitQueue::guard]
+// While the record exists the process has one more reference to `object`, so what it points to exists.
+// The holder's death: the supervisor takes `count` off what is held.
+struct Hold {
+  Offset queue;      // 0 = free
+  Offset next, prev; // of the semaphore's holders, linked while count > 0
+  u32 count;
+  u32 thread;        // 0: permits of a semaphore
+  Handle object;
+};
+// What a thread that waits without a limit of time waits for, published when it goes to sleep: what deadlock.cpp looks
+// for circles in. A hint: each field is a [word] of that thread's, nothing else depends on it. A death: cleared with the slot.
+enum WaitingFlags : u64 { WAITING_MAIN = 1, WAITING_UNWILLING = 2 };  // in the process's main thread; must not be interrupted
+struct Waiting {
+  std::atomic<u64> thread;  // (slot + 1) << 32 | thread; 0 = free
+  std::atomic<u64> since;   // ns; no two waits of a thread have the same
+  std::atomic<u64> what;    // Handle
+  std::atomic<u64> mode;    // WaitMode, of an object its result: WAIT_OBJECT
+  std::atomic<u64> task;    // that this thread runs, if it is not the main one
+  std::atomic<u64> flags;
+  u64 pad[2];
+};
+
+constexpr u32 ASYNC_THREAD = 1u << 31;  // in a thread number: taken by a coroutine, given back by anybody of the process
 
 enum SlotState : u32 { SLOT_FREE = 0, SLOT_STARTING = 1, SLOT_ALIVE = 2, SLOT_DEAD = 3 };
 enum Role : u32 { ROLE_NONE = 0, ROLE_DRIVER = 1, ROLE_SUPERVISOR = 2, ROLE_WORKER = 3, ROLE_ACTOR = 4, ROLE_GUEST = 5 };
@@ -105,7 +147,8 @@ struct alignas(64) Slot {
   i64 gpu_share;           // ... and how much of each, in 1/10000
   std::atomic<Handle> actor;  // [slot] the actor this process hosts; read by anybody as a hint
   std::atomic<u32> command;  // [word] requests to the process, CommandBits
-  u32 pad0;
+  std::atomic<u32> threads;  // [word] of the program's own, counted when one of them had waited for long
+  Offset drafts[DRAFTS];     // [slot] blocks of Befores that are being made
   // What wakes the process: `ring` goes up by one for each event, sleepers wait on it as a futex.
   alignas(64) std::atomic<u32> ring;
   std::atomic<u32> sleepers;
@@ -114,6 +157,8 @@ struct alignas(64) Slot {
   alignas(64) BlockCache blocks[NUM_CLASSES];
   u32 entry_head, entry_count;  // [slot] free entries kept by this process, linked by Entry::next
   alignas(64) WaitNode waits[WAIT_NODES];
+  Hold holds[HOLDS];
+  Waiting waiting[WAIT_NODES];
 };
 
 enum CommandBits : u32 { CMD_EXIT = 1, CMD_CANCEL = 2, CMD_KILL = 4 };
@@ -133,11 +178,13 @@ enum Kind : u8 {
   KIND_MUTABLE = 1,
   KIND_LOCK = 2,
   KIND_ACTOR = 3,
+  KIND_SYNC = 4,
   KIND_QUEUE = 5,
   KIND_TABLE = 6,
   KIND_FROZEN = 7,     // was KIND_MUTABLE and is laid out like it, but never changes again
   KIND_VERSIONED = 8,
 };
+constexpr bool has_mutex(u8 kind) { return kind == KIND_MUTABLE || kind == KIND_FROZEN || kind == KIND_LOCK || kind == KIND_SYNC; }
 enum EntryFlags : u8 { FLAG_INLINE = 1, FLAG_HAS_BLOCK = 2 };
 
 // An object. Who may touch what:
@@ -171,22 +218,70 @@ constexpr u32 WAITER_MANY = 0xffffffffu;
 enum Format : u32 { FORMAT_PICKLE = 0, FORMAT_STR = 1, FORMAT_BYTES = 2, FORMAT_REF_LIST = 3, FORMAT_REF_TUPLE = 4 };
 enum InlineTag : u64 { TAG_NONE = 1, TAG_FALSE = 2, TAG_TRUE = 3, TAG_INT = 4, TAG_FLOAT = 5 };
 
-// A fair lock that outlives its holder. `owner` is 0 or (slot + 1) << 32 | thread: taken by a compare-and-swap
-// when nobody waits; never a boolean, so the death of the holder is seen by everyone. The rest is the queue of
-// waiters [lock guard]. sync.cpp has the protocol and the argument for it.
-// The holder's death: the supervisor notes it in `died_*`, frees the lock and wakes the first waiter.
+// A fair lock that outlives its holder, for one writer or many readers. `owner` is
+//     0                            free
+//     (slot + 1) << 32 | thread    held by that thread; taken by a compare-and-swap when nobody waits
+//     LOCK_SHARED                  held by `readers` threads, each with a Hold in its slot; 0 readers: kept for those
+//                                  at the head of the queue, or left behind by a dead one
+// and never a boolean, so the death of a holder is seen by everyone. From 0 anybody may take it; from LOCK_SHARED it
+// changes only in the guard. sync.cpp has the protocol and the argument for it.
+// A writer's death: the supervisor undoes what it changed (if asked to), notes the death in `died_*`, frees the lock and
+// wakes the first waiter. A reader's: its Hold is taken off `readers`.
+constexpr u64 LOCK_SHARED = 1ull << 63;
+enum OnDeath : u8 { DEATH_DEFAULT = 0, DEATH_RAISE = 1, DEATH_IGNORE = 2, DEATH_POISON = 3 };
+enum Died : u8 { DIED = 1, DIED_TASK = 2, DIED_UNDONE = 4 };  // bits: nobody was told; the task only; the object is as before
 struct alignas(64) Mutex {
-  std::atomic<u64> owner;    // [word]
-  std::atomic<u32> waiters;  // [lock guard] written, read by releasers without it
-  SpinLock guard;
-  Offset head, tail;
-  std::atomic<u32> died;     // [word] 1: the last holder died and nobody has been told
+  WaitQueue q;
+  std::atomic<u64> owner;       // [word]
+  u32 readers;                  // [lock q.guard] the sum of the Holds
+  u32 writers;                  // [lock q.guard] of the waiters, those for exclusive mode
+  std::atomic<u8> died;         // [word] Died: the last holder died, and nobody has been told
+  std::atomic<u8> on_death;     // [word] OnDeath, set once
+  u16 pad0;
+  u32 depth;                    // of re-entry; the holder's own
+  std::atomic<u64> taken;       // times, for statistics; written by the holder, by readers in the guard
+  Offset before;                // the newest Before, see before.cpp; the holder's own, through Tx
+  u64 died_ns;                  // died_*: the supervisor's, or the holder's who says it of himself
   i32 died_pid;
-  u64 died_ns;
-  u64 depth;                 // of re-entry; the holder's own
-  char died_label[64];
+  u32 pad1;
+  char died_label[48];
 };
 static_assert(sizeof(Mutex) == 128);
+
+// What the buffers of a mutable object were when its lock was taken with rollback=True: a block of this and the bytes.
+// First in Slot::drafts, while it is being made; then in the list Mutex::before, until the lock is released.
+struct alignas(64) Before {
+  Offset older;  // of an outer acquisition
+  Offset at;     // where the bytes belong
+  u64 size;
+  u64 depth;     // Mutex::depth at the time
+};
+
+// A semaphore, event, condition or barrier; every change is made in the guard through Tx. An object of KIND_SYNC has a
+// Mutex as well (a condition's own lock). [lock q.guard], the atomic fields are also read without it.
+//   semaphore: `value` permits are free, `holders` lists the Holds of the others.
+//   event: `value` is 1 when set.    event, condition: a waiter draws ticket `next`, and is let go once `released` is
+//   beyond it.
+//   barrier: `value` of `limit` parties wait; `next` is the generation; bit g % 64 of `aborted` says that generation g
+//   ended broken; `full`: all have come, one of them runs the action.
+// A waiter's death: the supervisor takes it out of the queue; a notification it had not noticed goes to the next, a
+// generation that counted on it is broken. A holder's death: its permits are free again.
+enum SyncType : u32 { SYNC_SEMAPHORE = 1, SYNC_EVENT = 2, SYNC_CONDITION = 3, SYNC_BARRIER = 4 };
+enum SyncFlags : u32 { SYNC_BOUNDED = 1, SYNC_KEEP = 2 };  // KEEP: permits are not given back for the dead
+struct alignas(64) Sync {
+  WaitQueue q;
+  std::atomic<u64> value;
+  u64 limit;                 // constant: the semaphore's initial value, the barrier's parties
+  std::atomic<u64> next;
+  std::atomic<u64> released;
+  u32 type, flags;           // constant
+  u64 aborted;
+  Offset holders;
+  std::atomic<u32> broken;
+  u32 full;
+  u64 taken;                 // acquisitions, notifications, generations: for statistics
+};
+static_assert(sizeof(Sync) == 128);
 
 // Which processes have a writable view of a mutable object: a bit each, after its Mutex. [lock Entry::lock] Each process
 // sets its bit with the first of its views and clears it with the last; freezing needs them all clear.
@@ -424,7 +519,7 @@ struct NameNode {
   u32 length;
   char bytes[8];
 };
-enum NameSpace : u32 { NAMES_ACTOR = 1, NAMES_LOCK = 2, NAMES_FUNCTION = 3, NAMES_OBJECT = 4 };
+enum NameSpace : u32 { NAMES_ACTOR = 1, NAMES_LOCK = 2, NAMES_FUNCTION = 3, NAMES_OBJECT = 4, NAMES_SYNC = 5 };
 
 struct alignas(64) Names {
   SpinLock lock;

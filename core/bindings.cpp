@@ -45,6 +45,13 @@ bool usable() {
   return guarded([] { return C.check_usable(), true; }, false);
 }
 
+bool same_session(u32 epoch) {
+  if (!usable()) return false;
+  if (epoch == S.epoch) return true;
+  set_error(Error(Error::ENDED, "the session ended while this call was waiting"));
+  return false;
+}
+
 bool run_handlers() {
   u32 epoch = S.epoch;
   S.handlers++;
@@ -395,6 +402,8 @@ void set_hooks(nb::dict hooks) {
   S.raised = take("raised");
   S.help = take("help");
   S.lock_died = take("lock_died");
+  S.deadlock = take("deadlock");
+  S.threads = take("threads");
   S.full_error = take("full_error");
 }
 
@@ -407,8 +416,8 @@ using namespace shoal::py;
 NB_MODULE(_core, m) {
   nb::set_leak_warnings(false);
   m.doc() = "Shoal's native core. Private: the public names are in the package shoal.";
-  if (!ready_refs(m.ptr()) || !ready_objects(m.ptr()) || !ready_tasks(m.ptr()) || !ready_sync(m.ptr()) || !ready_containers(m.ptr()) ||
-      !ready_memory(m.ptr()) || !ready_versioned(m.ptr()) || !ready_ring(m.ptr()))
+  if (!ready_refs(m.ptr()) || !ready_objects(m.ptr()) || !ready_tasks(m.ptr()) || !ready_sync(m.ptr()) || !ready_signals(m.ptr()) ||
+      !ready_containers(m.ptr()) || !ready_memory(m.ptr()) || !ready_versioned(m.ptr()) || !ready_ring(m.ptr()))
     throw nb::python_error();
   pthread_atfork(nullptr, nullptr, after_fork_in_child);
 
@@ -417,6 +426,8 @@ NB_MODULE(_core, m) {
   m.attr("MAX_SHAPES") = MAX_SHAPES;
   m.attr("MAX_RESOURCES") = MAX_RESOURCES;
   m.attr("MAX_DEMANDS") = MAX_DEMANDS;
+  m.attr("DRAFTS") = DRAFTS;
+  m.attr("HOLDS") = HOLDS;
   m.attr("WAIT_NODES") = WAIT_NODES;
   m.attr("DRIVER") = int(ROLE_DRIVER);
   m.attr("SUPERVISOR") = int(ROLE_SUPERVISOR);

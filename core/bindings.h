@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "client.h"
+#include "deadlock.h"
 
 namespace shoal::py {
 
@@ -41,7 +42,9 @@ struct State {
   PyObject* raised = nullptr;             // stored exception -> exception to raise
   PyObject* help = nullptr;               // runs a call inline
   PyObject* full_error = nullptr;         // the class ObjectStoreFullError
-  PyObject* lock_died = nullptr;          // pid, label, age_s -> exception
+  PyObject* lock_died = nullptr;          // pid, label, age_s, name, Died bits, whether the lock is held -> exception
+  PyObject* deadlock = nullptr;           // texts -> exception
+  PyObject* threads = nullptr;            // -> how many of the program's own threads there are
 };
 extern State S;
 
@@ -50,6 +53,7 @@ extern State S;
 void set_error(const Error& e);
 bool usable();  // false: an exception is set
 PyObject* not_initialized();
+bool same_session(u32 epoch);  // ... also if the process has joined another one meanwhile
 // Runs the handlers of signals that came. False: one raised, or ended the session that the caller is in.
 bool run_handlers();
 inline bool arity(const char* name, Py_ssize_t n, Py_ssize_t want) {
@@ -142,6 +146,29 @@ struct Blocking {
   void end();
   ~Blocking();
 };
+// The threads that wait for one another in a circle: see bindings_watch.cpp. A wait sleeps through it.
+class Watch {
+ public:
+  Watch(u32 mode, Handle what, u64 deadline, bool willing = true);  // what = 0: only sleeps
+  ~Watch();
+  Watch(const Watch&) = delete;
+  void change(Handle what);
+  void stop();  // the thread does something else now
+  Waited nap(u32 seen);
+
+ private:
+  void publish();
+  bool look();
+  u32 mode_;
+  Handle what_;
+  u64 deadline_;
+  bool willing_;
+  u32 epoch_ = S.epoch;
+  Waiting* at_ = nullptr;
+  u64 since_ = 0, next_ = 0, pause_ = 0;
+  std::vector<Stuck> seen_{};
+};
+void set_thread_task(Offset task);  // what this thread runs, if it is not the main one
 // One sleep until something happens to this process. FAILED: an exception is set.
 Waited nap(u32 seen, u64 deadline);
 
@@ -162,6 +189,37 @@ bool ready_versioned(PyObject* module);
 
 // ----------------------------------------------------------------------------- sync (bindings_sync.cpp)
 bool ready_sync(PyObject* module);
+void task_thread();         // tasks run in this thread
+void end_task_locks();      // the task of this thread is over: the locks that it still holds are freed, and marked
+u64 thread_id();     // (slot + 1) << 32 | a number of this thread
+u64 coroutine_id();  // ... of nobody else
+bool parse_blocking(PyObject* const* args, Py_ssize_t n, PyObject* kwnames, u64* deadline, bool* now);
+
+// The wait of all locks and the like. `check` looks whether it is over, and arranges to be rung otherwise; `hint` tells
+// without the GIL that a check is worth while. 1: over; 0: not in time; -1: an exception.
+template <class Check, class Hint>
+int wait_until(Check check, Hint hint, u64 deadline, Watch& watch) {
+  Blocking blocking;
+  for (;;) {
+    if (check()) return 1;
+    bool found;
+    {
+      NoGil nogil;
+      found = C.spin([](void* h) { return (*static_cast<Hint*>(h))(); }, &hint);
+    }
+    if (!same_session(blocking.epoch)) return -1;
+    if (found && !(deadline && now_ns() >= deadline)) continue;
+    u32 seen = C.me->ring.load(std::memory_order_seq_cst);
+    if (check()) return 1;
+    blocking.begin();
+    Waited w = watch.nap(seen);
+    if (w == Waited::FAILED || !same_session(blocking.epoch)) return -1;
+    if (w == Waited::TIMEOUT) return check() ? 1 : 0;
+  }
+}
+
+// --------------------------------------------------- semaphore, event, condition, barrier (bindings_signals.cpp)
+bool ready_signals(PyObject* module);
 
 // ------------------------------------------------------------------- containers (bindings_queue.cpp)
 bool ready_containers(PyObject* module);

@@ -99,12 +99,14 @@ Waited wait_done(Handle h, u64 deadline, bool now) {
   if (entry_done(&e)) return Waited::DONE;
   if (now) return Waited::TIMEOUT;
   Blocking blocking;
+  Watch watch(WAIT_OBJECT, h, deadline);
   try {
     for (;;) {
       C.check_usable();
       Task* t = nullptr;
       if (!deadline && may_help() && C.steal(h, &t)) {
         blocking.end();
+        watch.stop();
         if (!run_inline(t)) return Waited::FAILED;
       } else {
         bool found;
@@ -117,7 +119,7 @@ Waited wait_done(Handle h, u64 deadline, bool now) {
         C.watch(h);
         if (entry_done(&e)) return Waited::DONE;
         blocking.begin();
-        Waited w = nap(seen, deadline);
+        Waited w = watch.nap(seen);
         if (w == Waited::FAILED) return w;
         if (w == Waited::TIMEOUT && !entry_done(&e)) return w;
       }
@@ -239,6 +241,7 @@ bool wait_for(const std::vector<Handle>& handles, size_t want, u64 deadline) {
   bool help = !deadline && want == handles.size();  // else one that is not needed might keep us from the others
   return guarded([&] {
     Blocking blocking;
+    Watch watch(WAIT_OBJECT, 0, deadline);
     while (!enough_done(&many)) {
       Task* t = nullptr;
       if (help && may_help()) {
@@ -246,6 +249,7 @@ bool wait_for(const std::vector<Handle>& handles, size_t want, u64 deadline) {
           if (!entry_done(many.entries[i])) C.steal(handles[i], &t);
         if (t) {
           blocking.end();
+          watch.stop();
           if (!run_inline(t)) return false;
           continue;
         }
@@ -260,8 +264,11 @@ bool wait_for(const std::vector<Handle>& handles, size_t want, u64 deadline) {
       for (size_t i = 0; i < handles.size(); i++)
         if (!entry_done(many.entries[i])) C.watch(handles[i]);
       if (enough_done(&many)) break;
+      if (want == handles.size())  // all are needed, so each is
+        for (size_t i = handles.size(); i-- > 0;)
+          if (!entry_done(many.entries[i])) watch.change(handles[i]);
       blocking.begin();
-      Waited w = nap(seen, deadline);
+      Waited w = watch.nap(seen);
       if (w == Waited::FAILED) return false;
       if (w == Waited::TIMEOUT) break;
     }

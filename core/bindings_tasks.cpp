@@ -260,6 +260,7 @@ bool worker_has_reason(void*) {
 // next_task() -> call, or None: leave
 PyObject* next_task(PyObject*, PyObject*) {
   if (!usable()) return nullptr;
+  task_thread();
   Task* t = nullptr;
   bool ok = guarded([&] {
     Scheduler& s = C.h->sched;
@@ -354,6 +355,7 @@ PyObject* finish(PyObject*, PyObject* const* args, Py_ssize_t n) {
   if (!arity("finish", n, 2)) return nullptr;
   Task* t = task_arg(args[0]);
   if (!t || !usable()) return nullptr;
+  if (t->kind == TASK_NORMAL) end_task_locks();
   u32 nreturns = t->nreturns;
   if (nreturns == 1) {
     if (!seal_value(t, 0, args[1], false)) return nullptr;
@@ -371,6 +373,7 @@ PyObject* fail(PyObject*, PyObject* const* args, Py_ssize_t n) {
   if (!arity("fail", n, 3)) return nullptr;
   Task* t = task_arg(args[0]);
   if (!t || !usable()) return nullptr;
+  if (t->kind == TASK_NORMAL) end_task_locks();
   for (u32 i = 0; i < t->nreturns; i++) {
     Handle h = C.returns(t)[i];
     if (C.valid(h) && C.entry(h).task == C.offset(t) && C.entry(h).state.load() == ENTRY_PENDING)
@@ -417,6 +420,7 @@ PyObject* stream_item(PyObject*, PyObject* const* args, Py_ssize_t n) {
 
 PyObject* requeue(PyObject*, PyObject* task) {
   Task* t = task_arg(task);
+  if (t && t->kind == TASK_NORMAL) end_task_locks();
   if (!t || !guarded([&] { return C.requeue(t), true; }, false)) return nullptr;
   Py_RETURN_NONE;
 }
@@ -431,7 +435,16 @@ PyObject* cancel_queued(PyObject*, PyObject* ref) {
   return PyLong_FromUnsignedLongLong(C.offset(t));
 }
 
+// running(task): this thread, not the main one, runs that call; 0: none any more
+PyObject* running(PyObject*, PyObject* task) {
+  u64 t = PyLong_AsUnsignedLongLong(task);
+  if (PyErr_Occurred()) return nullptr;
+  set_thread_task(t);
+  Py_RETURN_NONE;
+}
+
 PyMethodDef functions[] = {
+    {"running", running, METH_O, nullptr},
     {"submit", (PyCFunction)(void*)submit, METH_FASTCALL, nullptr},
     {"put_error", put_error, METH_O, nullptr},
     {"next_task", next_task, METH_NOARGS, nullptr},

@@ -11,10 +11,10 @@ namespace {
 
 struct Audit {
   Client& c;
-  std::string report;
+  std::string report{};
   u32 found = 0;
-  std::unordered_set<Offset> tasks, blocks;
-  std::unordered_map<u32, u32> contained;  // entry index -> references found
+  std::unordered_set<Offset> tasks{}, blocks{};
+  std::unordered_map<u32, u32> contained{};  // entry index -> references found
   std::vector<u64> cached = std::vector<u64>(NUM_CLASSES), owned = std::vector<u64>(NUM_CLASSES);
   u64 runs_owned = 0;
 
@@ -80,7 +80,7 @@ struct Audit {
     for (u32 i = 0, n = c.h->slots_top.load(); i < n; i++) {
       Slot& s = c.slots[i];
       std::string who = "process slot " + std::to_string(i);
-      if (s.state.load() == SLOT_FREE && (s.running || s.building || s.lease)) say(who + ": free but not empty");
+      if (s.state.load() == SLOT_FREE && (s.drafts[0] || s.running || s.building || s.lease)) say(who + ": free but not empty");
       if (s.journal.count && i != c.slot) say(who + ": a change is half made");
       for (u32 k = 0; k < NUM_CLASSES; k++) {
         u64 n_blocks = 0;
@@ -90,13 +90,70 @@ struct Audit {
       }
       u32 n_entries = 0;
       for (u32 e = s.entry_head; e && n_entries <= s.entry_count; e = c.entries[e].next) n_entries++;
+      bool alive = s.state.load() == SLOT_ALIVE;
+      for (auto& w : s.waits)
+        if (w.queue) {
+          if (!alive) say(who + ": gone, but waits for a lock");
+          waits[w.queue]++;
+        }
+      for (auto& hold : s.holds)
+        if (hold.queue) {
+          if (!alive) say(who + ": gone, but holds a lock");
+          if (hold.thread && !hold.count) say(who + ": an empty record of a shared lock");
+          if (!c.valid(hold.object)) say(who + ": holds a lock that does not exist");
+          else held[hold.queue] += hold.count;
+        }
       if (n_entries != s.entry_count) say(who + ": cache of entries counted wrong");
       free_entries += n_entries;
       for (Offset o = s.running; o; o = c.at<Task>(o)->qnext) task(o);
       if (s.building && !(s.building & 1)) task(s.building);
+      for (Offset o : s.drafts)
+        if (o) block(o, who);
     }
   }
   u64 free_entries = 0;
+  std::unordered_map<Offset, u64> waits{}, held{};  // by what is waited for or held
+
+  // A queue's links, and the waiters' own records of it.
+  u32 queue(WaitQueue& q, const std::string& who) {
+    u32 n = 0, writers = 0;
+    Offset before = 0;
+    for (Offset o = q.head; o && n <= MAX_PROCESSES * WAIT_NODES; o = c.at<WaitNode>(o)->next) {
+      auto* w = c.at<WaitNode>(o);
+      if (w->prev != before || w->queue != c.offset(&q)) say(who + ": links of its waiters do not match");
+      before = o;
+      writers += w->mode == WAIT_EXCLUSIVE;
+      n++;
+    }
+    if (q.tail != before) say(who + ": the tail of its waiters is wrong");
+    if (n != q.waiters.load() || n != waits[c.offset(&q)]) say(who + ": waiters counted wrong");
+    if (q.guard.owner.load()) say(who + ": its guard is taken");
+    waits.erase(c.offset(&q));
+    return writers;
+  }
+
+  void lock(Mutex* m, const std::string& who) {
+    if (queue(m->q, who) != m->writers) say(who + ": waiting writers counted wrong");
+    u64 word = m->owner.load(), readers = held[c.offset(m)];
+    if (m->readers != readers) say(who + ": " + std::to_string(m->readers) + " readers counted, " + std::to_string(readers) + " found");
+    if (readers && word != LOCK_SHARED) say(who + ": has readers but is not in shared mode");
+    if (word == LOCK_SHARED && !readers && !m->q.head) say(who + ": in shared mode without a reader");
+    if (word && word != LOCK_SHARED && (word >> 32 > MAX_PROCESSES || c.slots[(word >> 32) - 1].state.load() != SLOT_ALIVE))
+      say(who + ": held by a process that is gone");
+    if (!word && m->q.head) say(who + ": free, but waited for");
+    if (m->before && (!word || word == LOCK_SHARED)) say(who + ": nobody has it exclusively, but there is a copy to go back to");
+    for (Offset o = m->before; o; o = c.at<Before>(o)->older) block(o, who);
+    held.erase(c.offset(m));
+  }
+
+  void sync(Sync* s, const std::string& who) {
+    queue(s->q, who);
+    u64 counted = 0, n = 0;
+    for (Offset o = s->holders; o && n <= MAX_PROCESSES; o = c.at<Hold>(o)->next, n++) counted += c.at<Hold>(o)->count;
+    if (counted != held[c.offset(s)]) say(who + ": holders' permits counted wrong");
+    if (s->type == SYNC_SEMAPHORE && s->value.load() && s->q.head) say(who + ": has permits, but is waited for");
+    held.erase(c.offset(s));
+  }
 
   void queues() {
     for (u32 i = 0, n = c.h->sched.nshapes.load(); i < n; i++) {
@@ -166,6 +223,10 @@ struct Audit {
       }
       task(e.task);
       for (Offset o = e.dependents; o; o = c.at<Dep>(o)->next) task(c.at<Dep>(o)->task);
+      if (state == ENTRY_READY && has_mutex(e.kind)) {
+        lock(c.mutex(h), name(h));
+        if (e.kind == KIND_SYNC) sync(c.sync(h), name(h));
+      }
       if (e.kind == KIND_TABLE && state == ENTRY_READY) {
         Table* t = c.table(h);
         for (Offset o : t->buckets)
@@ -195,6 +256,9 @@ struct Audit {
         if (count != a->count.load()) say("actor " + std::string(a->name) + ": mailbox counted wrong");
       }
     }
+    if (!waits.empty()) say("somebody waits for a lock that does not exist");
+    for (auto& [_, count] : held)
+      if (count) say("somebody holds a lock that does not exist");
     u64 central = 0;
     for (u32 e = c.h->heap.entry_head; e && central <= top; e = c.entries[e].next) central++;
     if (central != c.h->heap.entry_free) say("free entries counted wrong");
@@ -212,7 +276,7 @@ struct Audit {
 }  // namespace
 
 std::string Client::check() {
-  Audit a{*this, {}, 0, {}, {}, {}};
+  Audit a{*this};
   a.slots();
   a.queues();
   a.objects();

@@ -270,6 +270,7 @@ struct Client {
   Handle name_get(NameSpace space, std::string_view name, bool hold);
   bool name_remove(NameSpace space, std::string_view name, Handle object);
   std::vector<std::pair<std::string, Handle>> name_list(NameSpace space);
+  std::string name_of(Handle object);          // of a lock or the like; empty: it has none
 
   // queues.cpp
   Queue* queue(Handle h) const { return at<Queue>(entry(h).payload + 64); }
@@ -315,12 +316,62 @@ struct Client {
   bool cell_publish(Cell* c, Handle item, const u64* expected, u64* version);
 
   // sync.cpp
+  WaitNode* wait_node(WaitMode mode, u64 owner);
+  void link_wait(Tx& tx, WaitQueue& q, WaitNode* n);
+  void unlink_wait(Tx& tx, WaitQueue& q, WaitNode* n);
+  void wake(WaitNode* n);                      // [guard] rings it in after_tx()
   bool mutex_try(Mutex* m, u64 owner);
-  WaitNode* mutex_enqueue(Mutex* m, u64 owner);
-  bool mutex_check(Mutex* m, WaitNode* n);     // true: it is ours, n is out of the queue
-  bool mutex_leave(Mutex* m, WaitNode* n);     // gives up; true: it became ours meanwhile
+  WaitNode* mutex_enqueue(Mutex* m, WaitMode mode, u64 owner);
+  bool mutex_check(Handle h, Mutex* m, WaitNode* n);  // true: it is ours, n is out of the queue
+  bool mutex_leave(Mutex* m, WaitNode* n);     // gives up; true: it became ours meanwhile (exclusive mode)
   void mutex_release(Mutex* m, u64 owner);
+  bool shared_try(Handle h, Mutex* m, u32 thread);
+  bool shared_release(Mutex* m, u32 thread);   // false: that thread does not hold it
+  void mutex_pass(Mutex* m);
+  void mutex_wake_heads(Mutex* m);
+  bool shared_enter(Tx& tx, Handle h, Mutex* m, Hold* hold, u32 thread);
   void mutex_repair(Mutex* m, u32 dead_slot, i32 pid, const char* label);
+  void repair_waits(Slot& dead);               // supervisor
+  void repair_holds(Slot& dead);
+
+  void mutex_note(Mutex* m, u8 died, i32 pid, const char* label);  // its holder is no more
+
+  // before.cpp
+  void before_make(Handle h, Mutex* m);
+  void before_undo(Mutex* m);
+  void before_drop(Mutex* m);
+  void before_forget(Offset& draft);
+  bool before_undo_all(Mutex* m);
+  void copy_bytes(Offset to, Offset from, u64 size);
+
+  // semaphore.cpp
+  Sync* sync(Handle h) const { return at<Sync>(entry(h).payload + 64 + sizeof(Mutex)); }
+  Hold* find_hold(const void* what, u32 thread);  // nullptr: we hold nothing of it
+  Hold* hold_for(const void* what, u32 thread);   // that, or a free record
+  bool reclaim_hold(Hold* hold);
+  void add_hold(Tx& tx, Hold* hold, Handle h, const void* what, u32 thread, Offset* list, u32 n);
+  void drop_hold(Tx& tx, Hold* hold, Offset* list, u32 n);
+  bool sem_try(Handle h, Sync* s);
+  WaitNode* sync_enqueue(Sync* s, WaitMode mode, u64 owner);
+  bool sem_check(Handle h, Sync* s, WaitNode* n);
+  bool sem_take(Tx& tx, Handle h, Sync* s, Hold* hold, WaitNode* n);
+  void sem_leave(Sync* s, WaitNode* n);
+  bool sem_release(Sync* s, u64 n);            // false: more than there ever were (bounded)
+
+  // signals.cpp -- events, conditions, barriers
+  void event_set(Sync* s);
+  void event_clear(Sync* s);
+  bool ticket_done(Sync* s, WaitNode* n) const;
+  bool ticket_check(Sync* s, WaitNode* n);
+  bool ticket_leave(Sync* s, WaitNode* n);     // true: it had been let go
+  void cond_notify(Sync* s, u64 n);
+  enum class Arrival { BROKEN, FULL, WAIT, ACTION, LAST };
+  Arrival barrier_arrive(Sync* s, u64 owner, bool action, WaitNode** n, u64* index);
+  u32 barrier_check(Sync* s, WaitNode* n);     // 0: not yet; 1: through, 2: broken, n is out of the queue
+  enum class Leave { BREAK, QUIT, PASS };      // time-out or failed action; interrupted; action done
+  u32 barrier_leave(Sync* s, WaitNode* n, Leave how);
+  void barrier_break(Sync* s, bool for_good);
+  void barrier_end(Tx& tx, Sync* s, bool aborted, bool broken);
 
   // recovery.cpp -- supervisor
   u32 claim_slot();

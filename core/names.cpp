@@ -114,4 +114,15 @@ std::vector<std::pair<std::string, Handle>> Client::name_list(NameSpace space) {
   return all;
 }
 
+std::string Client::name_of(Handle object) {
+  Tx tx(*this);
+  tx.lock(h->names.lock);
+  for (Offset head : h->names.bucket)
+    for (Offset o = head; o; o = at<NameNode>(o)->next) {
+      auto* n = at<NameNode>(o);
+      if (n->object == object && (n->space == NAMES_LOCK || n->space == NAMES_SYNC)) return std::string(n->bytes, n->length);
+    }
+  return "";
+}
+
 }  // namespace shoal

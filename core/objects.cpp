@@ -17,6 +17,7 @@ u64 Client::refs_at(u8 kind) {
     case KIND_MUTABLE:
     case KIND_FROZEN: return 64 + sizeof(Mutex) + sizeof(Writers);
     case KIND_LOCK: return 64 + sizeof(Mutex);
+    case KIND_SYNC: return 64 + sizeof(Mutex) + sizeof(Sync);
     case KIND_VERSIONED: return 64 + sizeof(Cell);
     case KIND_ACTOR: return 64 + sizeof(Actor);
     case KIND_QUEUE: return 64 + sizeof(Queue);
@@ -299,6 +300,8 @@ std::vector<u32> Client::freeze(Handle h) {
   u8 kind = e.kind.load(std::memory_order_relaxed);
   if (e.state.load(std::memory_order_acquire) != ENTRY_READY || (kind != KIND_MUTABLE && kind != KIND_FROZEN))
     throw Error(Error::INVALID, "not mutable");
+  if (mutex(h)->before)
+    throw Error(Error::INVALID, "cannot freeze it while its lock is held with rollback=True: it may still become what it was before");
   for (u32 w = 0; w < MAX_PROCESSES / 64; w++)
     for (u64 bits = writers(h)->bits[w].load(std::memory_order_relaxed); bits; bits &= bits - 1)
       who.push_back(w * 64 + u32(__builtin_ctzll(bits)));
@@ -363,6 +366,7 @@ void Client::dispose(Handle first) {
         tx.commit();
         if (dead) more.push_back(target);
       }
+      while (has_mutex(e.kind) && mutex(h)->before) before_drop(mutex(h));
       if (e.kind == KIND_TABLE) {
         Handle dead = 0;
         while (table_drop_one(table(h), &dead))

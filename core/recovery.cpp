@@ -3,8 +3,8 @@
 //   recover()    undo its half-made change and free the short locks it held; give back its caches, grant and the
 //                record it was building. Afterwards nobody spins on anything of the dead.
 //   (Python)     its running tasks are queued again or failed, its actor is started again or its calls failed
-//   sweep()      one pass over all entries: clear its holder bits, finish what it left half published or half
-//                disposed of, free its mutexes
+//   sweep()      what it waited for and held in company; one pass over all entries: clear its holder bits, finish what
+//                it left half published or half disposed of, free its mutexes
 //   free_slot()  the slot may be used again; everybody is rung, since a wake-up may have died with it
 //
 // Each step may be repeated. If the supervisor itself dies the session ends, so it needs no repair of its own.
@@ -119,6 +119,8 @@ Task* Client::recover(u32 s) {
   h->sched.spinning[s / 64].fetch_and(~bit);
   h->sched.awake[s / 64].fetch_and(~bit);
   discard_building(dead);
+  for (Offset& draft : dead.drafts)
+    if (draft) before_forget(draft);
   return_caches(dead);
   release_lease_of(dead);
   h->stats.deaths++;
@@ -151,16 +153,16 @@ void Client::repair_object(Handle handle, u32 s) {
     if (a->life && !a->submitted && entry(handle).creator == s) stillborn.push_back(handle);
   } else {
     if (entry(handle).kind == KIND_MUTABLE) end_views_of(handle, s);
-    Mutex* m = mutex(handle);
-    bool waits = false;
-    for (auto& w : dead.waits) waits |= w.mutex == offset(m);
-    if (waits || m->owner.load() >> 32 == s + 1) mutex_repair(m, s, dead.pid, dead.label);
+    mutex_repair(mutex(handle), s, dead.pid, dead.label);
   }
   release(handle);
 }
 
 // Others go on meanwhile: what is seen of an entry without its lock only says where to look.
 void Client::sweep(u32 s) {
+  // Before its references go: what it waits for and holds exists as long as they do.
+  repair_waits(slots[s]);
+  repair_holds(slots[s]);
   for (u32 i = 1, n = h->heap.entry_top.load(); i < n; i++) {
     Entry& e = entries[i];
     u32 state = e.state.load(std::memory_order_acquire);
@@ -190,8 +192,7 @@ void Client::sweep(u32 s) {
     if (peek(e.task)) finish_seal(handle);
     if (peek(e.dependents)) drain_dependents(handle);
     u8 kind = e.kind.load(std::memory_order_relaxed);
-    bool has_mutex = kind == KIND_MUTABLE || kind == KIND_FROZEN || kind == KIND_LOCK;
-    if (has_mutex || (kind == KIND_ACTOR && peek(e.creator) == s)) repair_object(handle, s);
+    if (has_mutex(kind) || (kind == KIND_ACTOR && peek(e.creator) == s)) repair_object(handle, s);
   }
 }
 
@@ -205,7 +206,10 @@ void Client::free_slot(u32 s) {
   dead.pid = 0;
   dead.role.store(ROLE_NONE);
   std::memset(dead.label, 0, sizeof dead.label);
-  for (auto& w : dead.waits) w.mutex = 0;
+  for (auto& w : dead.waits) w.queue = 0;
+  for (auto& hold : dead.holds) hold.queue = 0;
+  for (auto& w : dead.waiting) w.thread.store(0);
+  dead.threads.store(0);
   dead.state.store(SLOT_FREE);
   if (surplus || entry_surplus) trim_caches();
   for (u32 i = 0, n = h->slots_top.load(); i < n; i++)

@@ -115,9 +115,11 @@ __attribute__((no_sanitize("thread"))) void dump(Client& c) {
     u32 most = 20;
     for (Offset o = s.running; o && most--; o = c.at<Task>(o)->qnext) std::fprintf(stderr, "     runs %s\n", task_text(c, o).c_str());
     for (auto& w : s.waits)
-      if (w.mutex)
-        std::fprintf(stderr, "     waits for mutex %s, owner %llx, waiters %u, woken %u\n", place(c, w.mutex).c_str(),
-                     (unsigned long long)c.at<Mutex>(w.mutex)->owner.load(), c.at<Mutex>(w.mutex)->waiters.load(), w.woken.load());
+      if (w.queue)
+        std::fprintf(stderr, "     waits for mutex %s, mode %u, owner %llx, waiters %u, woken %u\n", place(c, w.queue).c_str(), w.mode,
+                     (unsigned long long)c.at<Mutex>(w.queue)->owner.load(), c.at<WaitQueue>(w.queue)->waiters.load(), w.woken.load());
+    for (auto& hold : s.holds)
+      if (hold.queue) std::fprintf(stderr, "     holds %s, %u times\n", place(c, hold.queue).c_str(), hold.count);
   }
   for (u32 i = 0; i < c.h->sched.nresources; i++)
     std::fprintf(stderr, "resource %s: %lld of %lld\n", c.h->sched.resources[i].name, (long long)c.h->sched.resources[i].available.load(),
@@ -375,7 +377,7 @@ void World::drain() {
 
 void World::audit() {
   for (Handle h : locks) {
-    REQUIRE(c.mutex(h)->owner.load() == 0 && c.mutex(h)->head == 0 && c.mutex(h)->waiters.load() == 0);
+    REQUIRE(c.mutex(h)->owner.load() == 0 && c.mutex(h)->q.head == 0 && c.mutex(h)->q.waiters.load() == 0);
     REQUIRE(c.mutex(h)->died.load() || guarded(c, h)->a == guarded(c, h)->b);
     c.release(h);
   }
@@ -389,7 +391,8 @@ void World::audit() {
     Slot& s = c.slots[i];
     c.return_caches(s);
     REQUIRE(!s.running && !s.building && !s.journal.count && !s.journal.nlocks && !s.sleepers.load());
-    for (auto& w : s.waits) REQUIRE(!w.mutex);
+    for (auto& w : s.waits) REQUIRE(!w.queue);
+    for (auto& hold : s.holds) REQUIRE(!hold.queue);
     if (s.state.load() == SLOT_FREE) REQUIRE(!(c.h->sched.awake[i / 64].load() >> i % 64 & 1));
     if (s.lease) c.release_lease_of(s);
   }

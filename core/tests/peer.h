@@ -108,7 +108,7 @@ class Peer {
   void name();
   void make_actor();
   void section();
-  bool lock(Mutex* m, u64 me, u64 deadline, bool now);
+  bool lock(Handle h, WaitMode mode, u64 me, u64 deadline, bool now);
   void pass();
   void kill();
 

@@ -135,7 +135,7 @@ void free_at_the_end(Stage& s) {
   Mutex* m = mutex(s);
   REQUIRE(m->died.load() || guarded(s.c, s.w.locks[0])->a == guarded(s.c, s.w.locks[0])->b);
   if (s.node) {  // the supervisor waits for it
-    REQUIRE(s.c.mutex_check(m, s.node));
+    REQUIRE(s.c.mutex_check(s.w.locks[0], m, s.node));
     s.node = nullptr;
   } else {
     REQUIRE(m->owner.load() == owner(s.c) || s.c.mutex_try(m, owner(s.c)));
@@ -162,11 +162,11 @@ void mutexes(std::vector<Scene>& all) {
   for (u32 wait_us : {0, 700})  // the second is handed the lock by the releaser
     all.push_back({wait_us ? "mutex: handed over" : "mutex: waited for", held, nothing,
                    [wait_us](Stage& s) {
-                     WaitNode* n = s.c.mutex_enqueue(mutex(s), owner(s.c));
-                     REQUIRE(!s.c.mutex_check(mutex(s), n));
+                     WaitNode* n = s.c.mutex_enqueue(mutex(s), WAIT_EXCLUSIVE, owner(s.c));
+                     REQUIRE(!s.c.mutex_check(s.w.locks[0], mutex(s), n));
                      usleep(wait_us);
                      s.meet();
-                     REQUIRE(s.c.mutex_check(mutex(s), n));
+                     REQUIRE(s.c.mutex_check(s.w.locks[0], mutex(s), n));
                      change(s);
                      s.c.mutex_release(mutex(s), owner(s.c));
                    },
@@ -174,12 +174,12 @@ void mutexes(std::vector<Scene>& all) {
   for (bool late : {false, true})
     all.push_back({late ? "mutex: given up, but it is free" : "mutex: given up", held, nothing,
                    [late](Stage& s) {
-                     WaitNode* n = s.c.mutex_enqueue(mutex(s), owner(s.c));
+                     WaitNode* n = s.c.mutex_enqueue(mutex(s), WAIT_EXCLUSIVE, owner(s.c));
                      if (late) s.meet();
                      if (s.c.mutex_leave(mutex(s), n)) s.c.mutex_release(mutex(s), owner(s.c));
                    },
                    late ? Play(let_go) : nullptr, free_at_the_end});
-  auto queue_up = [](Stage& s) { s.node = s.c.mutex_enqueue(mutex(s), owner(s.c)); };
+  auto queue_up = [](Stage& s) { s.node = s.c.mutex_enqueue(mutex(s), WAIT_EXCLUSIVE, owner(s.c)); };
   for (u32 wait_us : {0, 700})
     all.push_back({wait_us ? "mutex: hand over" : "mutex: released to a waiter", prepare_mutex,
                    [](Stage& s) { REQUIRE(s.c.mutex_try(mutex(s), owner(s.c))); },

@@ -1,7 +1,7 @@
-"""References in event loops and as `concurrent.futures`.
+"""References (and whatever else the arena can tell) in event loops, and as `concurrent.futures`.
 
-Each event loop that awaits references has one Bridge: a file descriptor that becomes readable when something happened to
-this process. The loop then looks which of its references are done.
+Each event loop that awaits something has one Bridge: a file descriptor that becomes readable when something
+happened to this process. The loop then looks which of its references are done.
 """
 
 from __future__ import annotations
@@ -30,9 +30,19 @@ class _LoopWaiter:
         self._refs: list[Any] = []
         self._futures: list[asyncio.Future[Any]] = []
         self._rings: list[asyncio.Future[None]] = []
+        self._looks: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         self._armed = False
         self._fd = self._bridge.fileno()
         loop.add_reader(self._fd, self._on_ring)
+
+    def when(self, look: Callable[[], bool]) -> asyncio.Future[None]:
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._looks.append((look, future))
+        if not self._armed:
+            self._bridge.arm(_core.ring_seen())
+            self._armed = True
+        self._loop.call_soon(self._look)
+        return future
 
     def add(self, ref: Any, future: Any) -> None:
         """`future` (of asyncio or of concurrent.futures) gets the value of `ref`. To be called in the loop's thread."""
@@ -67,7 +77,7 @@ class _LoopWaiter:
         for future in rings:
             if not future.done():
                 future.set_result(None)
-        if self._refs:
+        if self._refs or self._looks:
             # Armed before the look: what happens after the look rings again.
             self._bridge.arm(_core.ring_seen())
             self._armed = True
@@ -82,6 +92,7 @@ class _LoopWaiter:
         for index in reversed(done):  # from the back, so that the indices before stay right
             ref, future = self._refs.pop(index), self._futures.pop(index)
             _settle(future, ref)
+        self._looks = [(look, future) for look, future in self._looks if not _over(look, future)]
 
     def close(self) -> None:
         """The session is over. What there is to do about it is done in the thread of the loop."""
@@ -97,14 +108,26 @@ class _LoopWaiter:
         self._loop.remove_reader(self._fd)
         self._fd = -1
         self._bridge.close()
-        futures, self._refs, self._futures = self._futures, [], []
         rings, self._rings = self._rings, []
         for ring in rings:  # they look once more, and find the session gone
             if not ring.done():
                 ring.set_result(None)
+        looks, self._looks = [future for _, future in self._looks], []
+        futures, self._refs, self._futures = [*self._futures, *looks], [], []
         for future in futures:
             if not future.done():
-                _finish(future.set_exception, SessionEndedError("the session ended before the object was made"))
+                _finish(future.set_exception, SessionEndedError("the session ended before what was awaited came"))
+
+
+def _over(look: Callable[[], bool], future: asyncio.Future[None]) -> bool:
+    if future.done():
+        return True
+    try:
+        if look():
+            future.set_result(None)
+    except BaseException as error:
+        future.set_exception(error)
+    return future.done()
 
 
 def _settle(future: Any, ref: Any) -> None:
@@ -172,6 +195,14 @@ def as_asyncio_future(ref: Any) -> asyncio.Future[Any]:
     else:
         _waiter().add(ref, future)
     return future
+
+
+def when(look: Callable[[], bool]) -> asyncio.Future[None]:
+    """A future of the running loop that is done when `look` returns True or raises.
+
+    `look` is called each time something has happened to this process, so what it looks for must ring.
+    """
+    return _waiter().when(look)
 
 
 def _await(self: Any) -> Generator[Any, None, Any]:

@@ -543,24 +543,46 @@ class LimitError(ShoalError):
 
 
 class LockHolderDied(ShoalError):
-    """The process that held the lock died holding it. YOU NOW HOLD THE LOCK.
+    """The process or the task that held the lock ended without releasing it. Usually YOU NOW HOLD THE LOCK: see `held`.
 
     Raised by the acquisition that comes next, once. What the lock guards may be half changed: repair it or
     give it up, then release the lock.
-    `holder` and `lock_name` are texts; `task_name` is what the holder ran at the time, `pid` its process id.
+    `holder` and `lock_name` are texts; `task_name` is what the holder ran at the time, `pid` its process id, `age` how many
+    seconds ago it ended. `held`: the lock is yours; not so after `with`, in shared mode, and if it is poisoned, where the next
+    one is told too. `rolled_back`: the object is as it was before the holder took the lock (`rollback=True`).
 
     >>> str(LockHolderDied("Worker 3", task_name="add", pid=7)).split(".")[0]
     'Worker 3 (running add(), pid 7) died holding the lock'
     """
 
-    def __init__(self, holder: str, task_name: str | None = None, pid: int | None = None, lock_name: str | None = None) -> None:
+    def __init__(
+        self,
+        holder: str,
+        task_name: str | None = None,
+        pid: int | None = None,
+        lock_name: str | None = None,
+        *,
+        age: float | None = None,
+        held: bool = True,
+        rolled_back: bool = False,
+        ended: bool = False,
+    ) -> None:
         self.holder = holder
         self.task_name = task_name
         self.pid = pid
         self.lock_name = lock_name
+        self.age = age
+        self.held = held
+        self.rolled_back = rolled_back
         who = holder + _in_brackets(task_name and f"running {task_name}()", pid is not None and f"pid {pid}")
         lock = f"the lock {lock_name}" if lock_name else "the lock"
-        super().__init__(f"{who} died holding {lock}. You hold the lock now: check what it guards, then release it.")
+        state = " The object is as it was before." if rolled_back else ""
+        advice = (
+            "You hold the lock now: check what it guards, then release it."
+            if held
+            else "You do not hold the lock: use acquire(), or recover() if it is poisoned, to look after what it guards."
+        )
+        super().__init__(f"{who} {'ended still' if ended else 'died'} holding {lock}.{state} {advice}")
 
 
 class DeadlockError(ShoalError):

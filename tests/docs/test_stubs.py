@@ -10,7 +10,7 @@ import pytest
 from shoal import _core
 
 STUBS = ast.parse((Path(__file__).resolve().parents[2] / "src" / "shoal" / "_core.pyi").read_text())
-TYPES_ONLY = {"ActorInfo", "Call", "ObjectInfo", "ProcessInfo", "Statistics", "TaskInfo", "_T"}
+TYPES_ONLY = {"ActorInfo", "Call", "LockStatistics", "ObjectInfo", "ProcessInfo", "Statistics", "SyncFacts", "TaskInfo", "_T"}
 IMPLIED = {*dir(object), "__module__", "__weakref__", "__dict__", "__buffer__", "__release_buffer__"}
 HOOKS = {"arm_crash_point"}  # in builds with TEST_HOOKS=ON
 
@@ -19,7 +19,7 @@ def names(body: list[ast.stmt]) -> set[str]:
     """What a module or a class defines."""
     found: set[str] = set()
     for node in body:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             found.add(node.name)
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             found.add(node.target.id)
@@ -33,7 +33,7 @@ def test_the_module():
     assert names(STUBS.body) - TYPES_ONLY == real - HOOKS
 
 
-@pytest.mark.parametrize("kind", ["ObjectRef", "Lock", "Buffer", "Bridge", "VersionedCell", "Draft"])
+@pytest.mark.parametrize("kind", ["ObjectRef", "Lock", "Sync", "Buffer", "Bridge", "VersionedCell", "Draft"])
 def test_a_class(kind):
     """With what shoal._futures attaches to ObjectRef."""
     stub = next(node for node in STUBS.body if isinstance(node, ast.ClassDef) and node.name == kind)

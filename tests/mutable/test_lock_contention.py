@@ -209,7 +209,7 @@ def test_thirty_threads_wait_at_a_time():
 
 
 def test_more_threads_than_can_wait_are_told():
-    lock, started, errors = shoal.lock(), threading.Barrier(41), []
+    lock, started, errors = shoal.lock(), threading.Barrier(73), []
 
     def take():
         started.wait()
@@ -219,7 +219,7 @@ def test_more_threads_than_can_wait_are_told():
         except shoal.exceptions.LimitError as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=take) for _ in range(40)]
+    threads = [threading.Thread(target=take) for _ in range(72)]
     with lock:
         for thread in threads:
             thread.start()
@@ -227,7 +227,7 @@ def test_more_threads_than_can_wait_are_told():
         until(lambda: errors)
     for thread in threads:
         thread.join()
-    assert len(errors) <= 40 - 32 and errors[0].limit_name == "WAIT_NODES"
+    assert len(errors) <= 72 - 64 and errors[0].limit_name == "WAIT_NODES"
     assert not lock.locked()
 
 

@@ -71,8 +71,18 @@ class Engine(ABC):
     def list_actors(self, all_namespaces: bool) -> list[dict[str, str]]: ...
 
     @abstractmethod
-    def lock(self, target: Any, reentrant: bool) -> Lock:
-        """The lock of a mutable object (`target` a reference), a named one (a string), or a new one (None)."""
+    def lock(self, target: Any, reentrant: bool, shared: bool = False, on_death: int = 0, rollback: bool = False) -> Lock:
+        """The lock of a mutable object (`target` a reference), a named one (a string), or a new one (None).
+
+        `on_death`: 0 as it was made, 1 raise, 2 ignore, 3 poison. `rollback`: the object becomes again what it was.
+        """
+
+    @abstractmethod
+    def sync_object(self, kind: str, name: str | None, settings: tuple[int, int, int, int]) -> Any:
+        """A reference to a new synchronisation object, or to the one of that kind and name if there is one.
+
+        `settings` are its type, value, limit and flags.
+        """
 
     @abstractmethod
     def named_object(self, name: str, make: Callable[[], Any]) -> Any:

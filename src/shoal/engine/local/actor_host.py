@@ -241,6 +241,7 @@ class Host:
 
     def _run_in_thread(self, call: Any, method: int, room: threading.Semaphore) -> None:
         task, _, _, _, args, kwargs, nreturns, flags = call
+        _core.running(task)
         try:
             if args is None:
                 raise kwargs
@@ -251,6 +252,7 @@ class Host:
                 self.exit()
         finally:
             del call, args, kwargs
+            _core.running(0)
             room.release()
 
     # -- on an event loop ----------------------------------------------------------------------------------

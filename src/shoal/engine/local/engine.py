@@ -17,7 +17,7 @@ from shoal.remote_function import RemoteFunction
 
 TASK, CREATE_ACTOR, ACTOR_CALL = 0, 1, 2  # TaskKind in core/abi.h
 STREAMING, DYNAMIC, CANCELLED, RETRY_EXCEPTIONS, ALONE = 1, 2, 4, 8, 16  # TaskFlags
-ACTOR_NAMES, LOCK_NAMES, OBJECT_NAMES = 1, 2, 4  # NameSpace
+ACTOR_NAMES, LOCK_NAMES, OBJECT_NAMES, SYNC_NAMES = 1, 2, 4, 5  # NameSpace
 CMD_CANCEL, CMD_KILL = 2, 4  # CommandBits
 ACTOR_STATES = ("PENDING", "ALIVE", "RESTARTING", "DEAD")
 DEFAULT_RETRIES = 3
@@ -315,17 +315,27 @@ class LocalEngine(Engine):
 
     # -- locks ----------------------------------------------------------------------------------------------
 
-    def lock(self, target: Any, reentrant: bool) -> Any:
+    def lock(self, target: Any, reentrant: bool, shared: bool = False, on_death: int = 0, rollback: bool = False) -> Any:
+        if rollback and not isinstance(target, _core.ObjectRef):
+            raise ValueError("rollback=True needs the reference of a mutable object: only its own lock knows what to restore")
         if target is None:
-            return _core._lock(_core._new_lock(), None, reentrant)
+            return _core._lock(_core._new_lock(), None, reentrant, shared, on_death)
         if isinstance(target, str):
-            return _core._lock(self._named(LOCK_NAMES, target, _core._new_lock), target, reentrant)
+            ref = self._named(LOCK_NAMES, target, _core._new_lock)
+            return _core._lock(ref, target, reentrant, shared, on_death)
         if isinstance(target, _core.ObjectRef):
-            return _core._lock(target, None, reentrant)
+            return _core._lock(target, None, reentrant, shared, on_death, rollback)
         raise TypeError(
             f"lock() takes an ObjectRef of a mutable object, a name, or nothing, not {target!r} ({type(target).__name__}); "
             "to lock an array that get() returned, use the ref it came from"
         )
+
+    def sync_object(self, kind: str, name: str | None, settings: tuple[int, int, int, int]) -> Any:
+        if name is None:
+            return _core._new_sync(*settings)
+        if not isinstance(name, str):
+            raise TypeError(f"name must be a string, not {name!r}")
+        return self._named(SYNC_NAMES, f"{kind}/{name}", lambda: _core._new_sync(*settings))
 
     def named_object(self, name: str, make: Callable[[], Any]) -> Any:
         return self._named(OBJECT_NAMES, name, make)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from typing import Any
 
 from shoal import _core, exceptions, serialization
@@ -12,6 +14,8 @@ from shoal.mutable import deserialize_private
 _INVALID, _FULL, _LIMIT, _ENDED, _FORKED, _GONE, _ACTOR_DEAD, _PENDING_LIMIT, _NAME_TAKEN = range(9)
 
 _LIMITS = {
+    "DRAFTS": _core.DRAFTS,
+    "HOLDS": _core.HOLDS,
     "MAX_OBJECTS": _core.MAX_OBJECTS - 1,
     "MAX_PROCESSES": _core.MAX_PROCESSES,
     "MAX_SHAPES": _core.MAX_SHAPES,
@@ -65,10 +69,29 @@ def raised(stored: Any) -> BaseException:
     return exceptions.InternalError(f"a failed object holds {stored!r} instead of an exception")
 
 
-def lock_died(pid: int, label: str, age: float, name: Any) -> BaseException:
+_TASK, _UNDONE = 2, 4  # Died in core/abi.h
+
+
+def lock_died(pid: int, label: str, age: float, name: Any, died: int, held: bool) -> BaseException:
+    ended = bool(died & _TASK)
     return exceptions.LockHolderDied(
-        f"a process of this session, {age:.1f} s ago", label or None, pid, repr(name) if name is not None else None
+        f"a {'task' if ended else 'process'} of this session, {age:.1f} s ago",
+        label or None,
+        pid,
+        repr(name) if name is not None else None,
+        age=age,
+        held=bool(held),
+        rolled_back=bool(died & _UNDONE),
+        ended=ended,
     )
+
+
+_OWN_THREADS = {"shoal-output", "shoal-futures"}  # they take no part in what the program's threads do with one another
+
+
+def threads() -> int:
+    """How many threads of the program there are."""
+    return len(sys._current_frames()) - sum(thread.name in _OWN_THREADS for thread in threading.enumerate())
 
 
 def install(help_inline: Any) -> None:
@@ -83,6 +106,8 @@ def install(help_inline: Any) -> None:
             "raised": raised,
             "help": help_inline,
             "lock_died": lock_died,
+            "deadlock": exceptions.DeadlockError,
+            "threads": threads,
             "full_error": exceptions.ObjectStoreFullError,
         }
     )
