@@ -140,7 +140,6 @@ struct Audit {
     if (word == LOCK_SHARED && !readers && !m->q.head) say(who + ": in shared mode without a reader");
     if (word && word != LOCK_SHARED && (word >> 32 > MAX_PROCESSES || c.slots[(word >> 32) - 1].state.load() != SLOT_ALIVE))
       say(who + ": held by a process that is gone");
-    if (!word && m->q.head) say(who + ": free, but waited for");
     if (m->before && (!word || word == LOCK_SHARED)) say(who + ": nobody has it exclusively, but there is a copy to go back to");
     for (Offset o = m->before; o; o = c.at<Before>(o)->older) block(o, who);
     held.erase(c.offset(m));
@@ -151,7 +150,6 @@ struct Audit {
     u64 counted = 0, n = 0;
     for (Offset o = s->holders; o && n <= MAX_PROCESSES; o = c.at<Hold>(o)->next, n++) counted += c.at<Hold>(o)->count;
     if (counted != held[c.offset(s)]) say(who + ": holders' permits counted wrong");
-    if (s->type == SYNC_SEMAPHORE && s->value.load() && s->q.head) say(who + ": has permits, but is waited for");
     held.erase(c.offset(s));
   }
 
