@@ -69,7 +69,15 @@ def test_everything_ends_quietly(doing):
 
 @pytest.mark.parametrize("_", range(4))
 def test_while_it_starts(_):
-    code = "print('ready', flush=True); import shoal; shoal.init(num_cpus=2); shoal.get(shoal.put(1)); import time; time.sleep(60)"
+    # It sleeps in pieces: Python 3.10 notices a signal that came to another thread only when it takes the GIL again.
+    code = """\
+        print("ready", flush=True)
+        import time, shoal
+        shoal.init(num_cpus=2)
+        shoal.get(shoal.put(1))
+        for _ in range(600):
+            time.sleep(0.1)
+        """
     with Program(code, prelude="") as program:
         program.until_ready()
         time.sleep(random.random() * 0.2)  # it is about any moment of the start
