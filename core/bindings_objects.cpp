@@ -78,6 +78,8 @@ Waited nap(u32 seen, u64 deadline) {
   bool main_thread = PyThread_get_thread_native_id() == static_cast<unsigned long>(getpid());
   do {
     if (!run_handlers()) return Waited::FAILED;
+    // After `seen` was read: whoever ends the session says so first and rings then, so we see one or the other.
+    if (!usable()) return Waited::FAILED;
     u64 until = main_thread && (!deadline || deadline > end + slice) ? end + slice : deadline;
     bool quiet;
     {
