@@ -42,7 +42,7 @@ def _typed_lines(code: types.CodeType) -> list[str] | None:
     if name.startswith("<"):  # doctest keeps its lines behind getlines; Python 3.14 the interpreter's with the code
         by_code = getattr(linecache, "_getlines_from_code", None)
         return linecache.getlines(name) or (by_code(code) if by_code else None)
-    entry: tuple[Any, ...] = linecache.cache.get(name, ())  # type: ignore[assignment]
+    entry: tuple[Any, ...] = linecache.cache.get(name, ())
     return entry[2] if len(entry) == 4 and entry[1] is None else None  # no time of change: not read from a file
 
 
@@ -57,7 +57,7 @@ def _last_line(code: types.CodeType) -> int:
 
 def _make_typed_code(arguments: tuple[Any, ...], first: int, text: str) -> types.CodeType:
     name = arguments[_FILENAME]
-    entry: tuple[Any, ...] = linecache.cache.get(name, ())  # type: ignore[assignment]
+    entry: tuple[Any, ...] = linecache.cache.get(name, ())
     if not entry or (len(entry) == 4 and entry[1] is None):  # else there is a file of that name here
         lines = list(entry[2]) if entry else []
         new = text.splitlines(keepends=True)
