@@ -182,7 +182,8 @@ class Watch {
 };
 void set_thread_task(Offset task);  // what this thread runs, if it is not the main one
 // One sleep until something happens to this process. FAILED: an exception is set.
-Waited nap(u32 seen, u64 deadline);
+constexpr u64 IDLE_GROWTH = 64;
+Waited nap(u32 seen, u64 deadline, u64 growth = 2);
 
 // ---------------------------------------------------------------------------- tasks (bindings_tasks.cpp)
 

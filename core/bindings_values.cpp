@@ -9,7 +9,7 @@ constexpr u64 LONG_COPY = 1 << 20;  // copies from here on let other threads run
 static void copy(u8* to, const void* from, u64 size) {
   if (size >= LONG_COPY) {
     NoGil nogil;
-    std::memcpy(to, from, size);
+    copy_large(to, from, size);
   } else {
     std::memcpy(to, from, size);
   }

@@ -34,6 +34,7 @@ extern void (*at_crash_point)(const char* name);  // a test program's own: calle
 #endif
 
 u64 now_ns();
+void copy_large(void* to, const void* from, u64 size);  // copy.cpp
 inline void cpu_relax() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -132,7 +133,8 @@ struct Client {
   void ensure_block(u64 size);                // may refill the cache; throws FULL
   void commit_block(Offset block, u64 size, bool let_go = true);  // makes a fresh large block safe to touch; throws FULL
   void populate(Offset start, u64 len, bool cold, bool let_go);
-  std::vector<bool> populated;                // a bit per POPULATE_FROM bytes of `rw`: our page table has them. Only a hint
+  void fill(Offset from, Offset to, bool cold, bool let_go);
+  std::vector<bool> populated;                // a bit per POPULATE_FROM bytes of `rw`: there, and in our page table
   u64 trims_seen = 0;                         // what heap.trims was when it was true
   void free_block(Tx& tx, Offset block);
   u64 block_size(Offset block) const;
