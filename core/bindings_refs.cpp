@@ -156,6 +156,23 @@ static PyType_Spec ref_spec = {"shoal.ObjectRef", sizeof(Ref), 0, Py_TPFLAGS_DEF
 
 Buffer* buffers = nullptr;
 
+bool Look::open(Handle h) {
+  if (!C.large(h)) return true;
+  return guarded([&] {
+    C.begin_pin(h);
+    h_ = h;
+    return true;
+  }, false);
+}
+
+Look::~Look() {
+  if (!h_ || !current(epoch_)) return;
+  try {
+    C.end_pin(h_);
+  } catch (const Error&) {
+  }
+}
+
 PyObject* new_buffer(Handle h, u64 start, u64 size, bool writable, Mapping* window) {
   Buffer* b = PyObject_New(Buffer, BufferType);
   if (!b) return nullptr;
@@ -166,6 +183,8 @@ PyObject* new_buffer(Handle h, u64 start, u64 size, bool writable, Mapping* wind
   try {
     C.acquire(h);
     b->counted = writable && !window && C.begin_view(h);
+    b->pinned = C.large(h);
+    if (b->pinned) C.begin_pin(h);  // the caller has it open, so it does not move
   } catch (const Error&) {
     PyTypeObject* type = Py_TYPE(b);
     PyObject_Free(b);
@@ -202,6 +221,7 @@ static void buffer_dealloc(PyObject* self) {
   if (current(b->epoch)) {
     try {
       if (b->counted) C.end_view(b->handle);
+      if (b->pinned) C.end_pin(b->handle);
       C.release(b->handle);
     } catch (const Error&) {
     }

@@ -17,7 +17,7 @@ from shoal.engine.local.session import CtrlCLater, check_token
 from shoal.exceptions import LimitError, SessionError, SessionNotFoundError, SessionRefusedError, SessionVersionError
 
 PATIENCE_S = 10.0  # for an answer
-_OF_THE_SESSION = ("session_name", "num_cpus", "num_gpus", "resources", "object_store_memory", "log_to_driver", "runtime_env")
+_OF_A_GUEST = ("namespace", "token")  # the other settings are those of the session
 
 
 def socket_of(address: str) -> str:
@@ -134,8 +134,8 @@ class GuestSession:
         self.engine: LocalEngine | None = None
 
     def start(self, settings: dict[str, Any]) -> LocalEngine:
-        for name in _OF_THE_SESSION:
-            if settings.get(name):
+        for name, value in settings.items():
+            if name not in _OF_A_GUEST and value is not None and value != {}:
                 raise ValueError(
                     f"init(): {name} is for a new session, and this one joins the session {self.address!r} (address=, or the "
                     "environment variable SHOAL_ADDRESS), which has its own; use address='local' to start a new one"
@@ -156,12 +156,17 @@ class GuestSession:
         try:
             fields = {"versions": wire.versions(), "token": None if token is None else check_token(token)}
             kind, said, descriptors = ask(connection, path, wire.JOIN, fields)
-            if kind != wire.WELCOME or len(descriptors) != 2:
-                for fd in descriptors:
-                    os.close(fd)
+            memfd, eventfd, *rest = descriptors if kind == wire.WELCOME and len(descriptors) in (2, 3) else (-1, -1)
+            if memfd < 0:
                 raise SessionError(f"the session at {path} answered with nonsense")
             hooks.install(None)
-            _core.attach(descriptors[0], descriptors[1], said["slot"], _core.GUEST)
+            try:
+                _core.attach(memfd, eventfd, said["slot"], _core.GUEST)
+            except BaseException:
+                for fd in rest:
+                    os.close(fd)
+                raise
+            _core._use_spill_file(rest[0] if rest else -1)
         except BaseException:
             connection.close()  # without having become a participant: the supervisor takes the slot back
             raise

@@ -20,6 +20,7 @@ from shoal import engine as engines
 from shoal._options import RESOURCE_UNIT, validate_init_resources
 from shoal.engine.local import hooks, places, wire
 from shoal.engine.local.engine import LocalEngine
+from shoal.engine.local.memory import open_spill_file
 from shoal.engine.local.output import OutputPrinter, make_pipe
 from shoal.exceptions import SessionError
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 ARENA_SHARE = 0.6  # of the memory that this machine or container has
 SMALLEST_ARENA = 4 << 20
 # Numbers of the descriptors in the supervisor
-LISTENER, MEMFD, EVENTFD, OUTPUT, DRIVER = 59, 60, 61, 62, 63
+LISTENER, MEMFD, EVENTFD, OUTPUT, DRIVER, SPILL = 59, 60, 61, 62, 63, 64
 
 _BOOT = (
     "import sys, json; boot = json.loads(sys.argv.pop()); sys.path[:] = boot['path']; "
@@ -132,6 +133,7 @@ class Plan:
             "token": None if token is None else check_token(token),
         }
         self.variables: dict[str, Any] = (settings.get("runtime_env") or {}).get("env_vars") or {}
+        self.spill_directory = settings.get("spill_directory")
 
     def take_place(self) -> tuple[places.Place | None, int]:
         """Where guests will find the session, and its socket. A session that asked for no name does without, if it must."""
@@ -145,16 +147,23 @@ class Plan:
         self.config["name"], self.config["address"] = place.name, place.socket
         return place, listener
 
-    def make_arena(self) -> tuple[int, int]:
-        """Make the arena and join it as its driver; returns its descriptor and the eventfd's."""
-        memfd, eventfd = _core.create_arena(self.arena, usable_cpus())
-        _core.attach(memfd, eventfd, 0, _core.DRIVER)
+    def make_arena(self) -> tuple[int, int, int]:
+        """Make the arena and join it as its driver; returns the descriptors of arena, eventfd and spill file (-1: none)."""
+        spillfd, self.config["spill"] = open_spill_file(self.spill_directory)
+        try:
+            memfd, eventfd = _core.create_arena(self.arena, usable_cpus())
+            _core.attach(memfd, eventfd, 0, _core.DRIVER)
+        except BaseException:
+            if spillfd >= 0:
+                os.close(spillfd)
+            raise
+        _core._use_spill_file(spillfd)
         _core.label("driver")
         # The core knows CPU as resource 0 and GPU as resource 1.
         for name in ("CPU", "GPU", *sorted(set(self.units) - {"CPU", "GPU"})):
             _core.set_resource(name, self.units[name])
         _core.set_config(_core.put(self.config, False))
-        return memfd, eventfd
+        return memfd, eventfd, spillfd
 
 
 class Session:
@@ -183,11 +192,11 @@ class Session:
         _open_standard_descriptors()
         self.place, listener = plan.take_place()
         try:
-            memfd, eventfd = plan.make_arena()
+            memfd, eventfd, spillfd = plan.make_arena()
             read_end, write_end = make_pipe()
             self.printer = OutputPrinter(read_end)
             driver = os.pidfd_open(self.owner)
-            files = {MEMFD: memfd, EVENTFD: eventfd, OUTPUT: write_end, DRIVER: driver, LISTENER: listener}
+            files = {MEMFD: memfd, EVENTFD: eventfd, OUTPUT: write_end, DRIVER: driver, LISTENER: listener, SPILL: spillfd}
             try:
                 self.supervisor = spawn_supervisor(files, self.place, plan.variables)
             finally:
@@ -246,12 +255,13 @@ class Session:
 def spawn_supervisor(files: dict[int, int], place: places.Place | None, variables: dict[str, Any]) -> int:
     """Start the supervisor; `files` maps the numbers of its descriptors to ours (-1: none). Returns its pid."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if 0 <= limit <= DRIVER:
-        raise SessionError(f"a session needs room for {DRIVER + 1} open files, but `ulimit -n` is {limit}: raise it")
+    if 0 <= limit <= SPILL:
+        raise SessionError(f"a session needs room for {SPILL + 1} open files, but `ulimit -n` is {limit}: raise it")
     path: list[Any] = sys.path
     boot = {
         "path": [_absolute(p) for p in path if isinstance(p, str)],
         "driver": DRIVER in files,
+        "spill": files[SPILL] >= 0,
         "place": place and [os.path.dirname(place.folder), place.name],
     }
     environment = {**os.environ, **{name: str(text) for name, text in variables.items()}}
@@ -304,7 +314,7 @@ def _inheritable_descriptors() -> list[int]:
 
 def _out_of_the_way(fd: int) -> int:
     """The same file under a number that is none of those the supervisor will know its files by."""
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, DRIVER + 1) if LISTENER <= fd <= DRIVER else fd
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, SPILL + 1) if LISTENER <= fd <= SPILL else fd
 
 
 def _absolute(path: str) -> str:

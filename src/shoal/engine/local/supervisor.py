@@ -53,7 +53,7 @@ class Child:
 
 class Supervisor:
     def __init__(self, boot: dict[str, Any]) -> None:
-        from shoal.engine.local.session import DRIVER, EVENTFD, LISTENER, MEMFD, OUTPUT
+        from shoal.engine.local.session import DRIVER, EVENTFD, LISTENER, MEMFD, OUTPUT, SPILL
 
         hooks.install(None)
         self.memfd, self.eventfd, self.output = MEMFD, EVENTFD, OUTPUT
@@ -63,6 +63,10 @@ class Supervisor:
             if fd >= 0:
                 os.set_inheritable(fd, False)
         _core.attach(MEMFD, EVENTFD, 1, _core.SUPERVISOR)
+        self.spill = [SPILL] if boot["spill"] else []
+        if self.spill:
+            os.set_inheritable(SPILL, False)
+            _core._use_spill_file(SPILL)
         _core.label("supervisor")
         self._config_ref = _core.config()
         self.config = _core.get(self._config_ref, None)
@@ -116,7 +120,7 @@ class Supervisor:
 
     def shared_descriptors(self) -> list[int]:
         """What a guest is given, in the order in which join.py takes it."""
-        return [self.memfd, self.eventfd]
+        return [self.memfd, self.eventfd, *self.spill]
 
     def _on_event(self, _key: Any) -> None:
         try:
