@@ -19,6 +19,7 @@ import cloudpickle
 import pytest
 
 from shoal import exceptions
+from shoal._errors import tasks
 from shoal.exceptions import (
     ActorDiedError,
     ActorError,
@@ -34,6 +35,7 @@ from shoal.exceptions import (
     OwnerDiedError,
     PicklingError,
     RuntimeEnvSetupError,
+    SessionVersionError,
     ShoalError,
     TaskCancelledError,
     TaskError,
@@ -61,6 +63,7 @@ SAMPLES: dict[str, Callable[[], ShoalError]] = {
     "OwnerDiedError": lambda: OwnerDiedError(b"\xab\x12"),
     "PicklingError": lambda: PicklingError("cannot pickle x", path="x", type_name="lock"),
     "RuntimeEnvSetupError": lambda: RuntimeEnvSetupError("no such file"),
+    "SessionVersionError": lambda: SessionVersionError({"shoal": "2"}, {"shoal": "1"}),
     "TaskCancelledError": lambda: TaskCancelledError(b"\x01\xff"),
     "TaskError": task_error,
     "UnpicklableCause": lambda: UnpicklableCause("socket.error", "error()"),
@@ -689,6 +692,6 @@ class TestTaskErrorFrom:
         def broken(*_: Any) -> str:
             raise OSError("no source")
 
-        monkeypatch.setattr(exceptions, "_format_traceback", broken)
+        monkeypatch.setattr(tasks, "_format_traceback", broken)
         error = task_error_from(ValueError("x"), "f")
         assert "OSError" in error.traceback_str and isinstance(error.cause, ValueError)
