@@ -9,6 +9,12 @@ STRESS_ARGS ?=
 # ON builds the extension with the marked steps at which a fault test can kill a process
 TEST_HOOKS ?= OFF
 JOBS ?= $(shell nproc)
+# Of the soak, in seconds. (The shell has a SECONDS of its own, which is no answer.)
+ifneq ($(origin SECONDS),command line)
+SECONDS := 600
+endif
+SEED ?=
+ONLY ?=
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -84,6 +90,25 @@ profile: $(STAMPS)/tools $(STAMPS)/run ## Break down the cost of single calls
 	@rm -rf build/profile/package && mkdir -p build/profile/package
 	@cp -r src/shoal build/profile/package/ && cp build/profile/_core.*.so build/profile/package/shoal/
 	@PYTHONPATH='$(CURDIR)/build/profile/package' $(BIN)/python -m benchmarks.breakdown $(ARGS)
+
+# The package with the crash points, beside the one in .venv.
+.PHONY: crash-package
+crash-package: $(STAMPS)/tools $(STAMPS)/run $(STAMPS)/test
+	@$(CMAKE) -S . -B build/crash -DSHOAL_TEST_HOOKS=ON -DCMAKE_BUILD_TYPE=Release \
+		-DPython_EXECUTABLE='$(CURDIR)/$(BIN)/python' -Dnanobind_DIR="$$($(BIN)/python -m nanobind --cmake_dir)" >/dev/null
+	@MAKEFLAGS=--no-print-directory $(CMAKE) --build build/crash --parallel $(JOBS) >/dev/null
+	@rm -rf build/crash/package && mkdir -p build/crash/package
+	@cp -r src/shoal build/crash/package/ && cp build/crash/_core.*.so build/crash/package/shoal/
+
+.PHONY: crashpoints
+crashpoints: crash-package ## Kill each kind of process at each marked step (about fifteen minutes)
+	@PYTHONPATH='$(CURDIR)/build/crash/package' $(BIN)/python -m tests.crashpoints $(ARGS)
+	@PYTHONPATH='$(CURDIR)/build/crash/package' $(BIN)/python -m pytest -q tests/sync/test_crash_points.py \
+		tests/sync/test_rollback.py tests/versioned/test_versioned_steps.py
+
+.PHONY: soak
+soak: $(PACKAGE) $(STAMPS)/test ## Everything busy while processes are killed at random: SECONDS=600 SEED= ONLY=
+	@$(BIN)/python -m tests.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
 .PHONY: sanitize san-address san-undefined san-thread
 sanitize: san-address san-undefined san-thread ## Run the C++ stress program under each sanitizer

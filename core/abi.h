@@ -591,7 +591,7 @@ struct Header {
   std::atomic<u32> dead;      // [word] 1: the supervisor is gone, nothing will be repaired any more
   std::atomic<u32> wanted;    // [word] 1: the supervisor was rung and has not looked yet
   std::atomic<u32> slots_top; // slots from here on were never used
-  std::atomic<u32> actors;    // [word] that live or will; a hint for the limit of processes
+  std::atomic<u32> actors;    // [lock Scheduler::lock] that live or will; read without it as a hint for the limit of processes
   u32 pad;
   Handle config;              // the session's settings, made by the driver before the supervisor starts
   Statistics stats;

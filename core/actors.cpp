@@ -27,10 +27,12 @@ Handle Client::create_actor(u32 shape, Handle class_object, const std::string& n
   a->life = 1 + detached;
   std::strncpy(a->name, name.c_str(), MAX_NAME - 1);
   contain(handle, class_object);
-  h->actors.fetch_add(1);  // before it is one: a death in between leaves the number too high, never below zero
+  CRASH_POINT("actor.made");
   {
     Entry& e = entry(handle);
     Tx tx(*this);
+    tx.lock(h->sched.lock);
+    tx.set(h->actors, h->actors.load(std::memory_order_relaxed) + 1);
     tx.set(e.contained, a->life);  // a detached one needs no handle
     tx.set(e.state, u32(ENTRY_READY));
     tx.commit();
@@ -134,6 +136,7 @@ void Client::actor_alive(Handle handle) {
     tx.set(me->actor, handle);
     tx.commit();
   }
+  CRASH_POINT("actor.alive");
   me->role.store(ROLE_ACTOR);
   // Its last handle may have gone while it was being made, when nobody could see that only its own is left.
   {
@@ -178,9 +181,12 @@ void Client::actor_drop_life(Handle handle) {
       Tx tx(*this);
       dead = drop_contained_tx(tx, handle);
       tx.set(a->life, left);
+      if (!left) {
+        tx.lock(h->sched.lock);
+        tx.set(h->actors, h->actors.load(std::memory_order_relaxed) - 1);
+      }
       tx.commit();
     }
-    if (!left) h->actors.fetch_sub(1);
     if (dead) dispose(handle);
     if (!to_ring.empty()) after_tx();
   }

@@ -130,6 +130,9 @@ void Client::detach() {
 void Client::become(u32 s, Role role, i32 pid) {
   slot = s;
   me = &slots[s];
+#ifdef SHOAL_CRASH_POINTS
+  crash_slot = me;
+#endif
   in_tx = false;
   forked = false;
   spin_ns = 50000;

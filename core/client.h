@@ -3,6 +3,9 @@
 // members marked (any thread) may be called without that.
 #pragma once
 #include <cstring>
+#ifdef SHOAL_CRASH_POINTS
+#include <source_location>
+#endif
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -24,13 +27,22 @@ struct Error : std::runtime_error {
 // A broken invariant is our bug: stop at once, with its text, before it spreads.
 #define SHOAL_CHECK(x) ((x) ? (void)0 : ::shoal::broken(#x, __FILE__, __LINE__))
 
+// The place of a step in the source, which a test build can kill a process at (crash.cpp); nothing in a build for users.
 #ifdef SHOAL_CRASH_POINTS
-void crash_point(const char* name);
+using Place = std::source_location;
+void crash_point(const char* name, Place where);
 void arm_crash_point(const char* spec);  // as SHOAL_CRASH does, for this process from now on
 extern void (*at_crash_point)(const char* name);  // a test program's own: called at each of them
-#define CRASH_POINT(name) ::shoal::crash_point(name)
+struct Slot;
+extern const Slot* crash_slot;           // this process's
+#define CRASH_POINT(name) ::shoal::crash_point(name, ::shoal::Place::current())
+#define CRASH_POINT_AT(name, where) ::shoal::crash_point(name, where)
 #else
+struct Place {
+  static constexpr Place current() { return {}; }
+};
 #define CRASH_POINT(name) (void)0
+#define CRASH_POINT_AT(name, where) (void)0
 #endif
 
 u64 now_ns();
@@ -71,24 +83,24 @@ class Tx {
   explicit Tx(Client& c);
   ~Tx();
   Tx(const Tx&) = delete;
-  void lock(SpinLock& l);
+  void lock(SpinLock& l, Place where = Place::current());
   template <class T>
-  void set(T& field, std::type_identity_t<T> value) {
-    record(&field, sizeof(T));
+  void set(T& field, std::type_identity_t<T> value, Place where = Place::current()) {
+    record(&field, sizeof(T), where);
     __atomic_store_n(&field, value, __ATOMIC_RELAXED);  // whole, for those who peek()
   }
   template <class T>
-  void set(std::atomic<T>& field, std::type_identity_t<T> value) {
-    record(&field, sizeof(T));
+  void set(std::atomic<T>& field, std::type_identity_t<T> value, Place where = Place::current()) {
+    record(&field, sizeof(T), where);
     field.store(value, std::memory_order_release);
   }
-  void commit();   // the change is final and the locks are released
-  void settle();   // the change is final, the locks stay
-  void unlock();   // releases all locks; everything must be settled
+  void commit(Place where = Place::current());   // the change is final and the locks are released
+  void settle(Place where = Place::current());   // the change is final, the locks stay
+  void unlock(Place where = Place::current());   // releases all locks; everything must be settled
   Client& client;
 
  private:
-  void record(void* field, u64 size);
+  void record(void* field, u64 size, Place where);
   Journal& j_;
 };
 

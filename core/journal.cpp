@@ -19,7 +19,7 @@ Tx::Tx(Client& c) : client(c), j_(c.me->journal) {
   c.in_tx = true;
 }
 
-void Tx::record(void* field, u64 size) {
+void Tx::record(void* field, u64 size, [[maybe_unused]] Place where) {
   u32 n = j_.count;
   SHOAL_CHECK(n < JOURNAL_RECORDS);
   u64 old = 0;
@@ -28,17 +28,17 @@ void Tx::record(void* field, u64 size) {
   fence();
   j_.count = n + 1;
   fence();
-  CRASH_POINT("tx.set");
+  CRASH_POINT_AT("tx.set", where);
 }
 
-void Tx::lock(SpinLock& l) {
+void Tx::lock(SpinLock& l, [[maybe_unused]] Place where) {
   u32 n = j_.nlocks;
   SHOAL_CHECK(n < JOURNAL_LOCKS);
   j_.locks[n] = client.offset(&l);
   fence();
   j_.nlocks = n + 1;
   fence();
-  CRASH_POINT("tx.lock");
+  CRASH_POINT_AT("tx.lock", where);
   u32 free = 0;
   for (u32 spins = 0; !l.owner.compare_exchange_weak(free, client.slot + 1, std::memory_order_acquire, std::memory_order_relaxed);
        free = 0) {
@@ -55,30 +55,30 @@ void Tx::lock(SpinLock& l) {
       if (client.slot == SUPERVISOR_SLOT) client.unlock_all_dead();
     }
   }
-  CRASH_POINT("tx.locked");
+  CRASH_POINT_AT("tx.locked", where);
 }
 
-void Tx::settle() {
-  CRASH_POINT("tx.settle");
+void Tx::settle([[maybe_unused]] Place where) {
+  CRASH_POINT_AT("tx.settle", where);
   fence();
   j_.count = 0;
   fence();
-  CRASH_POINT("tx.settled");
+  CRASH_POINT_AT("tx.settled", where);
 }
 
-void Tx::unlock() {
+void Tx::unlock([[maybe_unused]] Place where) {
   while (j_.nlocks > 0) {
     auto& l = *client.at<SpinLock>(j_.locks[j_.nlocks - 1]);
     if (l.owner.load(std::memory_order_relaxed) == client.slot + 1) l.owner.store(0, std::memory_order_release);
-    CRASH_POINT("tx.unlocked");
+    CRASH_POINT_AT("tx.unlocked", where);
     fence();
     j_.nlocks--;
   }
 }
 
-void Tx::commit() {
-  settle();
-  unlock();
+void Tx::commit(Place where) {
+  settle(where);
+  unlock(where);
 }
 
 Tx::~Tx() {

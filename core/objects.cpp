@@ -104,8 +104,10 @@ u8* Client::begin_payload(Handle h, u32 format, u32 nrefs, u32 nbuffers, u64 met
     span[i] = {place, sizes[i]};
     place += sizes[i];
   }
+  CRASH_POINT("payload.header");
   std::atomic_signal_fence(std::memory_order_seq_cst);
   entry(h).size = size;  // from here on the header counts
+  CRASH_POINT("payload.counts");
   return p;
 }
 
@@ -132,10 +134,13 @@ void Client::set_inline(Handle h, u64 tag, u64 value) {
 void Client::publish(Handle h, bool failed) {
   Entry& e = entry(h);
   EntryState how = failed ? ENTRY_FAILED : ENTRY_READY;
-  if (e.state.load(std::memory_order_relaxed) == ENTRY_CREATING)
+  if (e.state.load(std::memory_order_relaxed) == ENTRY_CREATING) {
+    CRASH_POINT("publish.before");
     e.state.store(how, std::memory_order_release);  // nobody else has the handle yet
-  else
+    CRASH_POINT("publish.done");
+  } else {
     seal(h, how);
+  }
 }
 
 void Client::seal(Handle h, EntryState how) {
@@ -462,11 +467,13 @@ void Client::reset_payload(Handle h) {
 void Client::after_tx() {
   if (work_added) {
     work_added = false;
+    CRASH_POINT("wake.worker");
     wake_worker();
   }
   while (!to_ring.empty()) {
     u32 s = to_ring.back();
     to_ring.pop_back();
+    CRASH_POINT("ring.one");
     ring(s);
   }
 }

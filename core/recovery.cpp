@@ -21,35 +21,6 @@
 
 namespace shoal {
 
-#ifdef SHOAL_CRASH_POINTS
-// Test builds: SHOAL_CRASH=name:n kills the process at the n-th passage of that point.
-static struct {
-  char name[32];
-  size_t length = 0;  // 0: none is armed
-  std::atomic<long> left;
-} crash;
-
-void arm_crash_point(const char* spec) {
-  const char* colon = std::strrchr(spec, ':');
-  crash.length = colon && size_t(colon - spec) < sizeof crash.name ? size_t(colon - spec) : 0;
-  std::memcpy(crash.name, spec, crash.length);
-  crash.left.store(crash.length ? std::atol(colon + 1) : 0);
-}
-
-void (*at_crash_point)(const char* name) = nullptr;
-
-void crash_point(const char* name) {
-  if (at_crash_point) at_crash_point(name);
-  static const bool from_environment = [] {
-    if (const char* spec = std::getenv("SHOAL_CRASH")) arm_crash_point(spec);
-    return true;
-  }();
-  (void)from_environment;
-  if (!crash.length || std::strlen(name) != crash.length || std::memcmp(crash.name, name, crash.length)) return;
-  if (crash.left.fetch_sub(1) == 1) kill(getpid(), SIGKILL);
-}
-#endif
-
 u32 Client::claim_slot() {
   for (u32 i = 2; i < MAX_PROCESSES; i++) {
     u32 free = SLOT_FREE;
@@ -75,6 +46,7 @@ void Client::rollback(u32 s) {
       default: __atomic_store_n(reinterpret_cast<u64*>(field), r.old, __ATOMIC_RELEASE);
     }
     std::atomic_signal_fence(std::memory_order_seq_cst);
+    CRASH_POINT("undo.field");
     j.count--;
   }
 }

@@ -158,6 +158,7 @@ bool Client::mutex_leave(Mutex* m, WaitNode* n) {
 void Client::mutex_release(Mutex* m, u64 owner) {
   if (m->q.waiters.load(RELAXED) == 0) {
     m->owner.store(0, SEQ);
+    CRASH_POINT("lock.freed");
     if (m->q.waiters.load(SEQ) == 0) return;
     owner = 0;
   }

@@ -195,8 +195,10 @@ Task* Client::new_task(u32 nreturns, u32 ndeps, u64 args_size, TaskKind kind) {
   t->ndeps_max = ndeps;
   t->nreturns_max = nreturns;
   t->args_size = args_size;
+  CRASH_POINT("task.header");
   std::atomic_signal_fence(std::memory_order_seq_cst);
   me->building = block;
+  CRASH_POINT("task.counts");
   return t;
 }
 
@@ -469,6 +471,7 @@ void Client::requeue(Task* t) {
     Handle r = returns(t)[i];
     if (owes(t, r)) reset_payload(r);
   }
+  CRASH_POINT("requeue.reset");
   {
     Tx tx(*this);
     tx.set(t->attempt, t->attempt + 1);

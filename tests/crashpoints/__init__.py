@@ -1,0 +1,12 @@
+"""The walk over all crash points: each kind of process is killed at each mark that it passes.
+
+    python -m tests.crashpoints [--roles worker,actor,...] [--sample N] [--seed N]      (a build with TEST_HOOKS=ON)
+
+    board.py      the file that all processes of a session count their passages in, and by which one of them is told to die
+    workloads.py  what is done: the activities of the soak, and what they leave out, by each kind of process
+    __main__.py   the walk
+
+First every workload is done once by every kind of process, nobody dies, and the board shows who passes which mark how
+often. Then each workload is done again for each mark and kind, and the process dies at one of its passages of it. Afterwards
+the results must be right, the arena whole, and nothing left of the dead. A mark in the source that nobody passed is an error.
+"""
