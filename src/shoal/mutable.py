@@ -141,14 +141,18 @@ def freeze(ref: ObjectRef) -> ObjectRef:
         gc.collect()
         pids = engine.freeze(ref)
     if pids:
-        who = ", ".join(f"process {pid}{' (this one)' if pid == os.getpid() else ''}" for pid in pids)
-        error = WritableViewsError(
-            f"cannot freeze the object: there are writable views of it in {who}. Drop them first: `del` the "
-            "arrays that get() returned and what was made from them, slices and tensors too"
-        )
-        error.pids = tuple(pids)
-        raise error
+        raise _writable_views(pids)  # from no variable: a frame that holds the error it raised lives until garbage is collected
     return ref
+
+
+def _writable_views(pids: Sequence[int]) -> WritableViewsError:
+    who = ", ".join(f"process {pid}{' (this one)' if pid == os.getpid() else ''}" for pid in pids)
+    error = WritableViewsError(
+        f"cannot freeze the object: there are writable views of it in {who}. Drop them first: `del` the "
+        "arrays that get() returned and what was made from them, slices and tensors too"
+    )
+    error.pids = tuple(pids)
+    return error
 
 
 # -- get(ref, private=True) and the drafts of a Versioned ---------------------------------------------------

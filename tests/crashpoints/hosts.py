@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-ARENA = 48 << 20
+ARENA = 160 << 20
 TOKEN = "SHOAL_WALK"
 LIMIT_S = 100.0  # for what takes a second
 

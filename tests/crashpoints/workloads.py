@@ -478,7 +478,7 @@ def odd_names(rng: random.Random, scale: int) -> int:
 
 def spills(rng: random.Random, scale: int) -> int:
     """More than the arena holds."""
-    refs = [shoal.put(np.full(3 << 20, i, np.uint8)) for i in range(14)]
+    refs = [shoal.put(np.full(15 << 20, i, np.uint8)) for i in range(14)]
     for i in rng.sample(range(14), 14):
         array = shoal.get(refs[i])
         assert array[0] == array[-1] == i
