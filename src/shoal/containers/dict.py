@@ -101,7 +101,7 @@ class Dict(MutableMapping[Any, Any]):
         return iter([marshal.loads(key) for key in _core.table_op(self._ref, "keys", None, None)])
 
     def __reversed__(self) -> Iterator[Any]:
-        return reversed(list(self))
+        yield from reversed(list(self))
 
     def copy(self) -> dict[Any, Any]:
         """A plain dict of the items."""

@@ -136,10 +136,10 @@ class List(MutableSequence[Any]):
         """A plain list of the items."""
         return list(self)
 
-    def __add__(self, other: Iterable[Any]) -> list[Any]:
+    def __add__(self, other: Any) -> list[Any]:
         return list(self) + list(other) if isinstance(other, (List, list)) else NotImplemented
 
-    def __radd__(self, other: list[Any]) -> list[Any]:
+    def __radd__(self, other: Any) -> list[Any]:
         return other + list(self) if isinstance(other, list) else NotImplemented
 
     def statistics(self) -> dict[str, int]:
