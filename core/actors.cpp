@@ -3,6 +3,9 @@
 // Calls lie in the mailbox in the order of their submission; the host takes the first one whose arguments are there
 // and that no earlier, still waiting call of the same caller precedes. So each caller sees its own order kept, and a
 // call that waits for an argument does not hold up other callers.
+//
+// The rule: whoever looks at an actor or changes it holds a reference to it, or knows that it has its `life` still. Nobody
+// else keeps it: the entry of one that is gone has no payload, and at place 0 lies the arena's header.
 #include <bitset>
 
 #include "client.h"
@@ -149,6 +152,7 @@ void Client::actor_alive(Handle handle) {
 }
 
 void Client::actor_restarting(Handle handle) {
+  SHOAL_CHECK(entry(handle).kind == KIND_ACTOR && entry(handle).payload);
   Actor* a = actor(handle);
   Tx tx(*this);
   tx.lock(a->lock);
@@ -159,6 +163,7 @@ void Client::actor_restarting(Handle handle) {
 
 // No call is accepted any more. `death`: the exception that calls get. False: it was dead already.
 bool Client::actor_dead(Handle handle, Handle death) {
+  SHOAL_CHECK(entry(handle).kind == KIND_ACTOR && entry(handle).payload);
   Actor* a = actor(handle);
   Entry& e = entry(death);
   Tx tx(*this);
@@ -174,6 +179,7 @@ bool Client::actor_dead(Handle handle, Handle death) {
 
 // Nothing will run as this actor any more: its own references to itself go.
 void Client::actor_drop_life(Handle handle) {
+  SHOAL_CHECK(entry(handle).kind == KIND_ACTOR && entry(handle).payload);
   Actor* a = actor(handle);
   for (u32 left = a->life; left--;) {
     bool dead;
@@ -196,6 +202,7 @@ void Client::actor_drop_life(Handle handle) {
 // the host makes itself known here, then looks at `closing`. Both are sequentially consistent, so one of them sees the
 // other. Were neither to, an actor that has been declared dead would be made all the same.
 void Client::actor_starts(Handle handle) {
+  SHOAL_CHECK(entry(handle).kind == KIND_ACTOR && entry(handle).payload);
   Actor* a = actor(handle);
   {
     Tx tx(*this);

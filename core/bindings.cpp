@@ -644,7 +644,16 @@ NB_MODULE(_core, m) {
   m.def("actor_restarting", [](u64 h) { call([&] { C.actor_restarting(h); }); });
   m.def("actor_drop_life", [](u64 h) { call([&] { C.actor_drop_life(h); }); });
   m.def("actor_starts", [](u64 h) { call([&] { C.actor_starts(h); }); });
-  m.def("actor_exists", [](u64 h) { return C.valid(h); });
+  m.def("actor_hold", [](u64 h) {  // a reference, or None if it is gone: whoever reads or changes an actor needs one
+    try {
+      C.acquire(h);
+    } catch (const Error& e) {
+      if (e.code == Error::GONE) return nb::object(nb::none());
+      set_error(e);
+      throw nb::python_error();
+    }
+    return nb::steal(new_ref(h));
+  });
   m.def("actor_death", [](u64 h) {
     Handle d = C.actor(h)->death;
     return d ? share(d) : nb::object(nb::none());
