@@ -110,6 +110,10 @@ crashpoints: crash-package ## Kill each kind of process at each marked step (abo
 soak: $(PACKAGE) $(STAMPS)/test ## Everything busy while processes are killed at random: SECONDS=600 SEED= ONLY=
 	@$(BIN)/python -m tests.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
+.PHONY: fuzz
+fuzz: $(PACKAGE) $(STAMPS)/test ## Garbage for all that is read from others, and for the public API: SECONDS=1200 SEED=
+	@$(BIN)/python -m tests.fuzz --seconds $(if $(filter command,$(firstword $(origin SECONDS))),$(SECONDS),1200) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
 .PHONY: sanitize san-address san-undefined san-thread
 sanitize: san-address san-undefined san-thread ## Run the C++ stress program under each sanitizer
 	@echo 'sanitize: no findings (address, undefined, thread)'

@@ -19,6 +19,7 @@ import shoal
 from shoal import _core, sync
 from shoal.exceptions import (
     ActorDiedError,
+    DeadlockError,
     LockHolderDied,
     NotMutableError,
     PendingCallsLimitExceeded,
@@ -89,6 +90,16 @@ def odd_tasks(rng: random.Random, scale: int) -> int:
 def cancels(rng: random.Random, scale: int) -> int:
     """Calls cancelled while they run, wait for arguments, lie in a queue or a mailbox."""
     first = waits.remote(0.05, 1)
+    several = [plain.remote(first, i) for i in range(4)]  # all in the list of those that wait for it
+    shoal.cancel(several[1])
+    busy = Counting.remote()
+    held = [busy.slow.remote(0.05), busy.add.remote(first), busy.add.remote()]
+    shoal.cancel(held[1])
+    for ref in (*several, *held):
+        try:
+            shoal.get(ref, timeout=60)
+        except TaskCancelledError:
+            pass
     waiting, queued = plain.remote(first), [waits.remote(0.01, i) for i in range(10)]
     actor = Counting.remote()
     calls = [actor.slow.remote(0.02) for _ in range(4)]
@@ -164,6 +175,22 @@ def odd_actors(rng: random.Random, scale: int) -> int:
             raise AssertionError(f"{call} ended well")
         except (ActorDiedError, TaskError):
             pass
+    name = f"walk-{rng.randrange(1 << 60)}-{os.getpid()}"
+    Counting.options(name=name).remote()  # no handle is left: it will end
+    for _ in range(200):  # until its name is free, or about to be
+        try:
+            second = Counting.options(name=name).remote()
+            break
+        except ValueError:
+            time.sleep(0.0005)  # it ends in its own time
+    else:
+        raise AssertionError("a name is never free again")
+    del second
+    late = Mortal.remote(waits.remote(0.02, False))
+    try:
+        assert shoal.get(late.fine.remote(), timeout=60) == 4
+    except ActorDiedError:
+        pass
     limited = Mortal.options(max_pending_calls=2).remote()
     accepted = []
     for _ in range(30):
@@ -185,41 +212,62 @@ def odd_actors(rng: random.Random, scale: int) -> int:
 
 
 @shoal.remote(max_retries=-1)
-def dies_first(state: list[Any], job: int, how: str) -> int:
+def dies_first(state: list[Any], job: int, how: str) -> Any:
     """Dies in its first life, with something in its hands."""
-    ref, lock, semaphore = state
+    ref, lock, semaphore, guarded = state
     lives = shoal.get(ref)
     if lives[job]:
         return job
     lives[job] = 1
     kept = [shoal.put(np.zeros(n)) for n in (1, 1000, 50_000)]
     kept.append(shoal.put(kept))
-    if how == "lock":
+    if how in ("lock", "shared"):
         try:
-            lock.acquire(timeout=30)
+            (lock if how == "lock" else lock.shared()).acquire(timeout=30)
         except LockHolderDied:
             pass
-    elif how == "shared":
+    elif how == "undo":
+        undo = shoal.lock(guarded, rollback=True)
         try:
-            lock.shared().acquire(timeout=30)
+            undo.acquire(timeout=30)
         except LockHolderDied:
             pass
+        shoal.get(guarded)[:] = 9
+    elif how == "draft":
+        _core.arm_crash_point("before.draft:1")
+        shoal.lock(guarded, rollback=True).acquire(timeout=30)
     elif how == "semaphore":
         semaphore.acquire(timeout=30)
     elif how == "children":
         kept += [waits.remote(0.01, i) for i in range(3)]
     elif how == "actor":
         kept.append(Mortal.remote())
+    elif how == "return":  # its value is half made, with references in it
+        _core.arm_crash_point("seal.before:1")
+        return kept
+    elif how == "view":
+        kept.append(shoal.get(shoal.put(np.zeros(200_000))))
+    elif how.startswith("at "):  # in the middle of some change
+        _core.arm_crash_point(how[3:])
+        for size in (10, 1000, 40_000, 3 << 20, 20 << 20, 20 << 20, 20 << 20, 20 << 20, 20 << 20, 20 << 20, 20 << 20, 20 << 20, 20 << 20):
+            kept.append(shoal.put(np.zeros(size, np.uint8)))
+        shoal.get(kept[-1])
+        shoal.get(kept[-9])
     os.kill(os.getpid(), signal.SIGKILL)
     return -1
 
 
-def deaths(rng: random.Random, scale: int) -> int:
+HOWS = ["nothing", "lock", "shared", "undo", "draft", "semaphore", "children", "actor", "return", "view"]
+HOWS += ["at tx.settle:5", "at tx.set:30", "at tx.locked:9"]
+
+
+def deaths(rng: random.Random, scale: int, hows: Any = HOWS) -> int:
     """Processes that kill themselves: what there is to clear up for the supervisor."""
-    hows = ["nothing", "lock", "shared", "semaphore", "children", "actor"]
+    guarded = shoal.put(np.zeros(5000), mutable=True)
     ref, lock, semaphore = shoal.put(np.zeros(len(hows), np.int64), mutable=True), shoal.lock(), sync.Semaphore(2)
-    refs = [dies_first.remote([ref, lock, semaphore], job, how) for job, how in enumerate(hows)]
+    refs = [dies_first.remote([ref, lock, semaphore, guarded], job, how) for job, how in enumerate(hows)]
     assert shoal.get(refs, timeout=90) == list(range(len(hows)))
+    assert shoal.get(guarded).sum() == 0, "what a dead holder wrote was not undone"
     mortal = Mortal.remote()
     calls = [mortal.fine.remote(), mortal.die.remote(), mortal.fine.remote()]
     for call in calls[1:]:
@@ -228,10 +276,145 @@ def deaths(rng: random.Random, scale: int) -> int:
             raise AssertionError("a dead actor answered")
         except ActorDiedError:
             pass
-    restarted = Counting.remote()
+    restarted = Counting.options(max_restarts=20).remote()
+    shoal.get(restarted.add.remote(), timeout=60)
+    calls = [restarted.slow.remote(0.03), restarted.add.remote(), restarted.add.remote(waits.remote(0.05, 1))]
+    time.sleep(0.005)  # most likely the first runs by now
     shoal.kill(restarted, no_restart=False)
-    assert shoal.get(restarted.add.remote(), timeout=60) >= 1
+    for call in calls:
+        assert shoal.get(call, timeout=60) >= 1
     return len(hows)
+
+
+def spilling_deaths(rng: random.Random, scale: int) -> int:
+    """The same, in the middle of spilling and restoring."""
+    hows = [f"at {p}:1" for p in ("spill.marked", "spill.written", "spill.switched", "restore.marked", "restore.read", "restore.switched")]
+    return deaths(rng, scale, hows)
+
+
+@shoal.remote(max_retries=-1)
+def waits_at(what: str, state: list[Any]) -> int:
+    """Writes down its pid, and waits."""
+    ref, barrier, lock = state
+    shoal.get(ref)[0] = os.getpid()
+    if what == "barrier":
+        try:
+            barrier.wait(3)
+        except sync.BrokenBarrierError:
+            pass
+    else:
+        try:
+            lock.acquire(timeout=30) and lock.release()
+        except LockHolderDied:
+            lock.release()
+    return 1
+
+
+def _until(condition: Callable[[], Any], seconds: float = 5.0) -> bool:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.0005)  # a poll of what others do
+    return True
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        if pid:
+            os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def stopped_waiters(rng: random.Random, scale: int) -> int:
+    """Somebody is stopped while he waits: he is given a lock and dies before he sees it; a barrier goes on without him."""
+    ref, barrier, lock = shoal.put(np.zeros(1, np.int64), mutable=True), sync.Barrier(2), shoal.lock()
+    pid = shoal.get(ref)
+    lock.acquire()
+    waiting = waits_at.remote("lock", [ref, barrier, lock])
+    if _until(lambda: lock.statistics()["waiters"]):
+        _signal(int(pid[0]), signal.SIGSTOP)
+        time.sleep(0.002)  # longer than a lock waits before it is handed over
+        lock.release()
+        _signal(int(pid[0]), signal.SIGKILL)
+    else:
+        lock.release()
+    assert shoal.get(waiting, timeout=60) == 1
+    pid[0] = 0
+    waiting = waits_at.remote("barrier", [ref, barrier, lock])
+    if _until(lambda: barrier.n_waiting == 1):
+        _signal(int(pid[0]), signal.SIGSTOP)
+        for i in range(70):
+            partner = threading.Thread(target=_meet, args=(barrier,)) if i else None
+            if partner:
+                partner.start()
+            _meet(barrier)
+            if partner:
+                partner.join(60)
+        _signal(int(pid[0]), signal.SIGCONT)
+    assert shoal.get(waiting, timeout=60) == 1
+    cancelled = waits_at.remote("barrier", [ref, sync.Barrier(2), lock])
+    time.sleep(0.01)  # most likely it waits by now
+    shoal.cancel(cancelled)
+    try:
+        shoal.get(cancelled, timeout=60)
+    except TaskCancelledError:
+        pass
+    return 70
+
+
+def _meet(barrier: Any) -> None:
+    try:
+        barrier.wait(5)
+    except sync.BrokenBarrierError:
+        barrier.reset()
+
+
+@shoal.remote(max_retries=-1)
+def crowd(semaphore: Any, barrier: Any) -> int:
+    semaphore.acquire(timeout=30)
+    try:
+        barrier.wait(1)  # all have one now
+    except sync.BrokenBarrierError:
+        pass
+    semaphore.release()
+    return 1
+
+
+@shoal.remote(max_retries=-1)
+def takes_both(first: str, second: str, barrier: Any) -> int:
+    with shoal.lock(first):
+        try:
+            barrier.wait(1)
+        except sync.BrokenBarrierError:
+            pass
+        try:
+            with shoal.lock(second):
+                return 1
+        except DeadlockError:
+            return 0
+
+
+def circles(rng: random.Random, scale: int) -> int:
+    """Several holders of one semaphore; two tasks that wait for each other's locks."""
+    semaphore, barrier = sync.Semaphore(3), sync.Barrier(3)
+    shoal.get([crowd.remote(semaphore, barrier) for _ in range(3)], timeout=60)
+    two = sync.Barrier(2)
+    done = 0
+    for call in [takes_both.remote("walk", "walk2", two), takes_both.remote("walk2", "walk", two)]:
+        try:
+            done += shoal.get(call, timeout=60)
+        except LockHolderDied:  # whoever had it was killed
+            done += 1
+    assert done >= 1
+    for name in ("walk", "walk2"):  # the note of a death is not for the next one who comes by
+        try:
+            shoal.lock(name).acquire(timeout=30)
+        except LockHolderDied:
+            pass
+        shoal.lock(name).release()
+    return done
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------
@@ -275,6 +458,7 @@ def trims(rng: random.Random, scale: int) -> int:
     """More than 64 MB freed at once, and given back to the system."""
     for ref in [shoal.put(np.zeros(24 << 20, np.uint8)) for _ in range(4)]:
         del ref
+    _core.trim(0)  # what the supervisor does ten seconds later
     return 4
 
 
@@ -343,6 +527,13 @@ def odd_queues(rng: random.Random, scale: int) -> int:
         queue.put(i, timeout=60)
     reader.join(60)
     assert got == list(range(60))
+    full = shoal.Queue(maxsize=1)
+    full.put(1)
+    writer = threading.Thread(target=lambda: full.put(2, timeout=60))
+    writer.start()
+    time.sleep(0.005)  # most likely it sleeps by now
+    assert full.get(timeout=60) == 1 and full.get(timeout=60) == 2
+    writer.join(60)
     many = shoal.Queue()
     many.put_batch(range(5000))
     assert many.get_batch(5000) == list(range(5000))
@@ -412,6 +603,7 @@ def odd_primitives(rng: random.Random, scale: int) -> int:
     event.set()
     event.clear()
     event.set()
+    _until(lambda: condition.statistics()["waiters"])
     with condition:
         seen.append("said")
         condition.notify_all()
@@ -436,6 +628,8 @@ def odd_primitives(rng: random.Random, scale: int) -> int:
     for one in many:
         one.acquire(timeout=10)
         one.release()
+    for _ in range(66):  # held in shared mode, and forgotten
+        shoal.lock().shared().acquire(timeout=10)
     event.wait(0.001)
     sync.Event().wait(0.001)
     return 70
@@ -487,7 +681,7 @@ def spills(rng: random.Random, scale: int) -> int:
 
 
 ODD: list[Workload] = [
-    odd_tasks, cancels, odd_actors, deaths, odd_objects, trims, lists, dicts, odd_queues, odd_locks, odd_primitives,
+    odd_tasks, cancels, odd_actors, deaths, spilling_deaths, stopped_waiters, circles, odd_objects, trims, lists, dicts, odd_queues, odd_locks, odd_primitives,
     odd_versions, odd_names, spills,
 ]  # fmt: skip
 WORKLOADS: dict[str, Workload] = {w.__name__: w for w in [*running.ACTIVITIES, *sharing.ACTIVITIES, *ODD]}

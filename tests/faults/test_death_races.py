@@ -12,6 +12,8 @@ import shoal
 from conftest import audit, until
 from shoal import _core
 
+ALIVE = 2  # SlotState in core/abi.h
+
 
 def test_several_processes_that_die_at_once(fresh):
     """Each may hold a lock that the supervisor needs to clear up after another one."""
@@ -76,6 +78,30 @@ def test_a_process_that_dies_while_it_submits_an_actor(fresh):
     audit()
 
 
+def test_actors_killed_and_forgotten_while_their_processes_die(fresh):
+    """The one who forgets the last handle frees the actor while the supervisor still sees to its dead process."""
+    fresh(num_cpus=2, log_to_driver=False)
+
+    @shoal.remote
+    class Short:
+        def who(self):
+            return 3
+
+    for round_ in range(150):
+        actor = Short.remote()
+        if round_ % 3:
+            shoal.kill(actor)
+        del actor
+        for process in _core.processes():
+            if process["slot"] > 1 and process["pid"] > 0 and round_ % 2:
+                os.kill(process["pid"], signal.SIGKILL)
+    actor = Short.remote()
+    assert shoal.get(actor.who.remote(), timeout=30) == 3
+    del actor
+    until(lambda: not _core.actors())
+    audit()
+
+
 def test_a_generator_that_dies_after_its_item_was_sealed(fresh):
     """Whatever moment it is, the reader gets an error and not an endless wait."""
     fresh(log_to_driver=False)
@@ -87,7 +113,7 @@ def test_a_generator_that_dies_after_its_item_was_sealed(fresh):
     for _ in range(10):
         items = numbers.remote()
         taken = [shoal.get(next(items)) for _ in range(20)]
-        (pid,) = (p["pid"] for p in _core.processes() if p["running"] and p["slot"] > 1)
+        (pid,) = (p["pid"] for p in _core.processes() if p["running"] and p["slot"] > 1 and p["state"] == ALIVE)
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(shoal.exceptions.WorkerCrashedError):
             for item in items:

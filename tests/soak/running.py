@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Generator
@@ -243,7 +244,7 @@ def births(rng: random.Random, scale: int) -> int:
     """Actors that come and go at once, named ones too, killed before, while and after they start."""
     count = 0
     for i in range(3 * scale):
-        name = f"soak-{rng.randrange(1 << 60)}" if rng.random() < 0.5 else None
+        name = f"soak-{rng.randrange(1 << 60)}-{os.getpid()}" if rng.random() < 0.5 else None
         actor = Short.options(name=name).remote()
         try:
             if rng.random() < 0.3:
