@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -120,49 +121,69 @@ void abandon(std::thread& t) { new std::thread(std::move(t)); }
 // A thread that sleeps until the supervisor is gone, then tells every waiter of this process. It runs no Python.
 struct Watcher {
   std::thread thread;
-  int stop = -1;
+  int stop = -1, pidfd = -1;
   ~Watcher() {
     if (thread.joinable()) abandon(thread);  // the interpreter ended without shutdown()
   }
 } watcher;
 
+// How a child of ours ended, which its parent may still wait for: its exit code, minus the signal, or 256 if nobody knows.
+i32 how_it_ended(int pidfd) {
+  siginfo_t info{};
+  if (waitid(idtype_t(3) /* P_PIDFD */, id_t(pidfd), &info, WEXITED | WNOWAIT | WNOHANG) != 0 || !info.si_pid) return 256;
+  return info.si_code == CLD_EXITED ? info.si_status : -info.si_status;
+}
+
+void unwatch();
+
+// Takes over the descriptor.
 void watch_supervisor(int pidfd) {
+  watcher.pidfd = pidfd;
   watcher.stop = eventfd(0, EFD_CLOEXEC);
   int stop = watcher.stop;
   Header* h = C.h;
   Slot* slots = C.slots;
   u32 me = C.slot;
-  watcher.thread = std::thread([=] {
-    pollfd fds[2] = {{pidfd, POLLIN, 0}, {stop, POLLIN, 0}};
-    while (poll(fds, 2, -1) < 0 && errno == EINTR) {
+  try {
+    if (stop < 0) {
+      PyErr_SetFromErrno(PyExc_OSError);
+      throw nb::python_error();
     }
-    if (fds[0].revents && !h->stopping.load()) {
-      h->dead.store(1);
-      slots[me].ring.fetch_add(1);
-      syscall(SYS_futex, &slots[me].ring, FUTEX_WAKE, 0x7fffffff, nullptr, nullptr, 0);
-    }
-    close(pidfd);
-  });
+    watcher.thread = std::thread([=] {
+      pollfd fds[2] = {{pidfd, POLLIN, 0}, {stop, POLLIN, 0}};
+      while (poll(fds, 2, -1) < 0 && errno == EINTR) {
+      }
+      if (fds[0].revents && !h->stopping.load()) {
+        h->supervisor_status.store(how_it_ended(pidfd));
+        h->dead.store(1);
+        slots[me].ring.fetch_add(1);
+        syscall(SYS_futex, &slots[me].ring, FUTEX_WAKE, 0x7fffffff, nullptr, nullptr, 0);
+      }
+    });
+  } catch (...) {
+    unwatch();
+    throw;
+  }
 }
 
 void unwatch() {
-  if (!watcher.thread.joinable()) return;
-  u64 one = 1;
-  if (write(watcher.stop, &one, sizeof one) < 0) return;
-  {
-    NoGil nogil;
-    watcher.thread.join();
+  if (watcher.thread.joinable()) {
+    u64 one = 1;
+    if (C.forked) {
+      abandon(watcher.thread);
+    } else {
+      if (write(watcher.stop, &one, sizeof one) < 0) return;
+      NoGil nogil;
+      watcher.thread.join();
+    }
   }
-  close(watcher.stop);
+  for (int* fd : {&watcher.stop, &watcher.pidfd})
+    if (*fd >= 0) close(std::exchange(*fd, -1));
 }
 
 void detach() {
   if (!S.attached) return;
-  if (C.forked) {
-    if (watcher.thread.joinable()) abandon(watcher.thread);
-  } else {
-    unwatch();
-  }
+  unwatch();
   S.attached = false;
   S.epoch++;
   // Other threads of this process may be asleep in the arena. They wake, find the session gone, and raise.
@@ -190,9 +211,18 @@ void detach() {
 class Bridge {
  public:
   Bridge() : fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)), slot_(C.me) {
+    if (fd_ < 0) {
+      PyErr_SetFromErrno(PyExc_OSError);
+      throw nb::python_error();
+    }
+    try {
+      thread_ = std::thread([this] { run(); });
+    } catch (...) {
+      ::close(fd_);
+      throw;
+    }
     S.mapping->users++;
     mapping_ = S.mapping;
-    thread_ = std::thread([this] { run(); });
   }
   ~Bridge() { close_(); }
   int fileno() const { return fd_; }
@@ -448,17 +478,27 @@ NB_MODULE(_core, m) {
   // sessions
   m.def("create_arena", [](u64 heap_bytes, u32 cpus) {
     return call([&] {
-      int fd = memfd_create("shoal", MFD_CLOEXEC);
-      if (fd < 0) throw Error(Error::FULL, std::string("cannot create the arena: ") + std::strerror(errno));
+      auto made = [](int fd, const char* by) {
+        if (fd >= 0) return fd;
+        PyErr_SetFromErrnoWithFilename(PyExc_OSError, by);
+        throw nb::python_error();
+      };
+      int event = made(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), "eventfd");
+      int fd = -1;
       try {
+        fd = made(memfd_create("shoal", MFD_CLOEXEC), "memfd_create");
         Client::format(fd, heap_bytes, cpus);
       } catch (...) {
-        close(fd);
+        if (fd >= 0) close(fd);
+        close(event);
         throw;
       }
-      return std::make_pair(fd, eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+      return std::make_pair(fd, event);
     });
   });
+  m.def("address_space", &Client::address_space);
+  m.def("main_interpreter", [] { return PyInterpreterState_Get() == PyInterpreterState_Main(); });
+  m.def("end_reason", [](const std::string& text) { std::strncpy(C.h->end_reason, text.c_str(), sizeof C.h->end_reason - 1); });
   m.def("attach", &attach);
   m.def("become", &become);
   m.def("detach", &detach);
@@ -477,7 +517,7 @@ NB_MODULE(_core, m) {
     C.h->wanted.store(0);
     C.ring_supervisor();
   });
-  m.def("stopping", [] { return C.h->stopping.load() != 0; });
+  m.def("stopping", [] { return S.attached && C.h->stopping.load() != 0; });
   m.def("set_config", [](nb::handle ref) {
     Handle h = ref_handle(ref);
     call([&] { C.add_contained(h); });
@@ -485,6 +525,7 @@ NB_MODULE(_core, m) {
   });
   m.def("config", [] { return share(C.h->config); });
   m.def("label", [](const std::string& text) {
+    need_session();
     std::strncpy(C.me->label, text.c_str(), MAX_NAME - 1);
   });
   m.def("ring_seen", [] { return S.attached ? C.me->ring.load(std::memory_order_seq_cst) : 0; });
@@ -538,12 +579,13 @@ NB_MODULE(_core, m) {
   m.def("task_attempt", [](u64 task) { return task_at(task)->attempt; });
   m.def("task_id", [](u64 task) { return task_at(task)->id; });
   m.def("retry", [](u64 task) {  // one retry less; false: none is left
+    need_session();
     Task* t = task_at(task);
     if (t->retries == 0) return false;
     if (t->retries > 0) t->retries--;
     return true;
   });
-  m.def("mark_streamed", [](u64 task) { task_at(task)->submitted_ns = 1; });
+  m.def("mark_streamed", [](u64 task) { need_session(); task_at(task)->submitted_ns = 1; });
   m.def("producer", [](nb::handle ref) {  // the task that makes it: (slot that runs it or -1, task id, kind) or None
     Handle h = ref_handle(ref);
     Entry& e = C.entry(h);
@@ -589,34 +631,39 @@ NB_MODULE(_core, m) {
     return nb::steal(new_ref(h));
   });
   m.def("actor_alive", [](u64 h, u64 creation, bool keep) {
+    need_session();
     call([&] { C.actor_alive(h); });
     C.actor(h)->creation = keep ? creation : 0;
   });
   m.def("actor_dead", [](u64 h, nb::handle death) {
+    need_session();
     Handle d = ref_handle(death);
     return call([&] { return C.actor_dead(h, d); });
   });
-  m.def("actor_restarting", [](u64 h) { call([&] { C.actor_restarting(h); }); });
-  m.def("actor_drop_life", [](u64 h) { call([&] { C.actor_drop_life(h); }); });
-  m.def("actor_starts", [](u64 h) { call([&] { C.actor_starts(h); }); });
+  m.def("actor_restarting", [](u64 h) { need_session(); call([&] { C.actor_restarting(h); }); });
+  m.def("actor_drop_life", [](u64 h) { need_session(); call([&] { C.actor_drop_life(h); }); });
+  m.def("actor_starts", [](u64 h) { need_session(); call([&] { C.actor_starts(h); }); });
   m.def("actor_exists", [](u64 h) { return C.valid(h); });
   m.def("actor_death", [](u64 h) {
     Handle d = C.actor(h)->death;
     return d ? share(d) : nb::object(nb::none());
   });
   m.def("actor_info", &actor_info);
-  m.def("actor_leaves", [](u64 h) { return call([&] { return C.actor_leaves(h); }); });
+  m.def("actor_leaves", [](u64 h) { need_session(); return call([&] { return C.actor_leaves(h); }); });
   m.def("mail_count", [](u64 h) { return C.mail_count(h); });
   m.def("actor_close", [](u64 h, u32 how) {  // 1: after the mailbox, 2: now
+    need_session();
     Actor* a = C.actor(h);
     a->closing.store(how);
     if (a->state.load() == ACTOR_ALIVE) C.ring(a->slot.load());
   });
   m.def("cancel_creation", [](u64 h) {
+    need_session();
     Task* t = call([&] { return C.cancel_creation(h); });
     return t ? C.offset(t) : 0;
   });
   m.def("take_dead_mail", [](u64 h) {
+    need_session();
     Task* t = call([&] { return C.take_all_mail(h); });
     return t ? C.offset(t) : 0;
   });
@@ -657,6 +704,7 @@ NB_MODULE(_core, m) {
     return out;
   });
   m.def("ask", [](u32 slot, u32 bits) {  // has the supervisor kill or interrupt a process
+    need_session();
     C.slots[slot].command.fetch_or(bits);
     C.ring_supervisor();
   });
@@ -674,7 +722,7 @@ NB_MODULE(_core, m) {
   m.def("recover", [](u32 slot) { call([&] { C.recover(slot); }); });
   m.def("next_running", &next_running);
   m.def("task_info", &task_info);
-  m.def("finish_silent", [](u64 task) { call([&] { C.finish(task_at(task)); }); });
+  m.def("finish_silent", [](u64 task) { need_session(); call([&] { C.finish(task_at(task)); }); });
   m.def("sweep", [](u32 slot) {  // the actors that it had made, but not submitted
     call([&] { C.sweep(slot); });
     return std::exchange(C.stillborn, {});

@@ -6,8 +6,8 @@ import atexit
 import fcntl
 import json
 import os
-import resource
 import select
+import shutil
 import signal
 import sys
 import threading
@@ -20,51 +20,17 @@ from shoal import engine as engines
 from shoal._options import RESOURCE_UNIT, validate_init_resources
 from shoal.engine.local import hooks
 from shoal.engine.local.engine import LocalEngine
+from shoal.engine.local.limits import ARENA_SHARE, SMALLEST_ARENA, arena_size, explain, memory_limit, usable_cpus
 from shoal.engine.local.output import OutputPrinter, make_pipe
 from shoal.exceptions import SessionError
 
-ARENA_SHARE = 0.6  # of the memory that this machine or container has
-SMALLEST_ARENA = 4 << 20
-# Numbers of the descriptors in the supervisor
-MEMFD, EVENTFD, OUTPUT, DRIVER = 60, 61, 62, 63
+# Numbers of the descriptors in the supervisor: the lowest, so that a low `ulimit -n` will do
+MEMFD, EVENTFD, OUTPUT, DRIVER = 3, 4, 5, 6
 
 _BOOT = (
     "import sys, json; boot = json.loads(sys.argv.pop()); sys.path[:] = boot['path']; "
     "from shoal.engine.local.supervisor import main; main(boot)"
 )
-
-
-def memory_limit() -> int:
-    """Bytes of memory that this machine has or this container may use."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes", *_own_cgroup()):
-        try:
-            with open(path) as file:
-                text = file.read().strip()
-        except OSError:
-            continue
-        if text.isdigit():
-            total = min(total, int(text))
-    return total
-
-
-def _own_cgroup() -> list[str]:
-    try:
-        with open("/proc/self/cgroup") as file:
-            lines = [line.rstrip("\n").split(":", 2) for line in file]
-    except OSError:
-        return []
-    found = []
-    for _, controllers, path in lines:
-        if controllers == "":
-            found.append(f"/sys/fs/cgroup{path}/memory.max")
-        elif "memory" in controllers.split(","):
-            found.append(f"/sys/fs/cgroup/memory{path}/memory.limit_in_bytes")
-    return found
-
-
-def usable_cpus() -> int:
-    return len(os.sched_getaffinity(0)) or 1
 
 
 def _visible_gpus() -> int:
@@ -103,8 +69,10 @@ class Session:
     def __init__(self) -> None:
         self.owner = os.getpid()
         self.supervisor = 0
+        self._pidfd = -1
         self.printer: OutputPrinter | None = None
         self.engine: LocalEngine | None = None
+        self.doing = "start a session"  # for an error of the system: what it was that it refused
 
     def start(self, settings: dict[str, Any]) -> LocalEngine:
         try:
@@ -112,19 +80,21 @@ class Session:
                 engine = self._start(settings)
                 engines.use(engine)
             return engine
-        except BaseException:
+        except BaseException as error:
             self.end()
+            explained = explain(error, self.doing)
+            if explained is not None:
+                raise explained from error
             raise
 
     def _start(self, settings: dict[str, Any]) -> LocalEngine:
         units = validate_init_resources(settings.get("num_cpus"), settings.get("num_gpus"), settings.get("resources"), None)
         arena = settings.get("object_store_memory")
-        if arena is None:
-            arena = int(memory_limit() * ARENA_SHARE)
-        if isinstance(arena, bool) or not isinstance(arena, (int, float)):
+        if arena is not None and (isinstance(arena, bool) or not isinstance(arena, (int, float))):
             raise TypeError(f"object_store_memory must be a number of bytes, not {arena!r}")
-        if arena < SMALLEST_ARENA:
+        if arena is not None and arena < SMALLEST_ARENA:
             raise ValueError(f"object_store_memory must be at least {SMALLEST_ARENA} bytes (4 MB), not {arena}")
+        arena = arena_size(None if arena is None else int(arena))
         units.setdefault("CPU", usable_cpus() * RESOURCE_UNIT)
         units.setdefault("GPU", _visible_gpus() * RESOURCE_UNIT)
         units.setdefault("memory", int(memory_limit() * (1 - ARENA_SHARE)))
@@ -140,20 +110,24 @@ class Session:
         }
         hooks.install(None)
         _open_standard_descriptors()
-        memfd, eventfd = _core.create_arena(int(arena), usable_cpus())
+        self.doing = "make the shared memory of a session"
+        memfd, eventfd = _core.create_arena(arena, usable_cpus())
         _core.attach(memfd, eventfd, 0, _core.DRIVER)
         _core.label("driver")
         # The core knows CPU as resource 0 and GPU as resource 1.
         for name in ("CPU", "GPU", *sorted(set(units) - {"CPU", "GPU"})):
             _core.set_resource(name, units[name])
         _core.set_config(_core.put(config, False))
+        self.doing = "make the pipe and the thread for the output of workers"
         read_end, write_end = make_pipe()
-        self.printer = OutputPrinter(read_end)
         try:
+            self.printer = OutputPrinter(read_end)
+            self.doing = "start the supervisor process"
             self.supervisor = self._spawn(memfd, eventfd, write_end, (settings.get("runtime_env") or {}).get("env_vars") or {})
         finally:
             os.close(write_end)
-        self._pidfd = os.pidfd_open(self.supervisor)
+        self.doing = "watch the supervisor process"
+        self._pidfd = _pidfd(self.supervisor)
         _core.watch_supervisor(os.dup(self._pidfd))
         config["on_shutdown"] = self.end
         self.engine = LocalEngine(config)
@@ -162,30 +136,38 @@ class Session:
         return self.engine
 
     def _spawn(self, memfd: int, eventfd: int, output: int, variables: dict[str, Any]) -> int:
-        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        if 0 <= limit <= DRIVER:
-            raise SessionError(f"a session needs room for {DRIVER + 1} open files, but `ulimit -n` is {limit}: raise it")
         path: list[Any] = sys.path
         boot = {"path": [_absolute(p) for p in path if isinstance(p, str)], "driver": self.owner}
         environment = {**os.environ, **{name: str(text) for name, text in variables.items()}}
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             environment.setdefault(name, "1")  # a process per core already: threads in each would only get in the way
-        command = [sys.executable or "python3", "-c", _BOOT, json.dumps(boot)]
-        driver = os.pidfd_open(self.owner)
-        ours = [_out_of_the_way(fd) for fd in (memfd, eventfd, output, driver)]
+        command = [_interpreter(), *_interpreter_flags(), "-c", _BOOT, json.dumps(boot)]
+        driver = _pidfd(self.owner)
+        ours: list[int] = []
         try:
+            ours += [_out_of_the_way(fd) for fd in (memfd, eventfd, output, driver)]
             actions: list[Any] = [(os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable_descriptors()]
             actions += [(os.POSIX_SPAWN_DUP2, fd, to) for fd, to in zip(ours, (MEMFD, EVENTFD, OUTPUT, DRIVER), strict=True)]
             actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
             # posix_spawn, not fork: the driver may be large and have threads. Its own session, so that Ctrl-C reaches
-            # the driver alone, which decides what it means.
+            # the driver alone, which decides what it means. No signal stays ignored: with SIGCHLD the supervisor would not
+            # learn how its workers died.
             return os.posix_spawn(
                 command[0], command, environment, file_actions=actions, setsid=True,
-                setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGPIPE], setsigmask=[],
+                setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}, setsigmask=[],
             )  # fmt: skip
         finally:
             for fd in {driver, *ours} - {memfd, eventfd, output}:
                 os.close(fd)
+
+    def forked(self) -> None:
+        """This is the copy of a fork: what it has of the session's descriptors is closed, without a word to the session."""
+        atexit.unregister(self._at_exit)
+        if self.printer is not None:
+            self.printer.forked()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+        self._pidfd, self.supervisor, self.printer, self.engine = -1, 0, None, None
 
     def _at_exit(self) -> None:
         # The threads that Python waits for at its exit are done by now.
@@ -214,6 +196,10 @@ class Session:
         pid, self.supervisor = self.supervisor, 0
         if not pid:
             return
+        if self._pidfd < 0:  # it could not be watched: the session has not begun
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            return
         gone = False
         try:
             gone = _wait_for_exit(pid, self._pidfd, 5.0)
@@ -221,7 +207,8 @@ class Session:
             if not gone:
                 os.kill(pid, signal.SIGKILL)
                 _wait_for_exit(pid, self._pidfd, 5.0)
-            os.close(self._pidfd)
+            pidfd, self._pidfd = self._pidfd, -1
+            os.close(pidfd)
 
 
 def _open_standard_descriptors() -> None:
@@ -247,6 +234,41 @@ def _inheritable_descriptors() -> list[int]:
 def _out_of_the_way(fd: int) -> int:
     """The same file under a number that is none of those the supervisor will know its files by."""
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, DRIVER + 1) if MEMFD <= fd <= DRIVER else fd
+
+
+def _pidfd(pid: int) -> int:
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        error.filename = "pidfd_open"
+        raise
+
+
+def _interpreter() -> str:
+    """The path of a Python like this one. `sys.executable` is empty where Python is embedded in another program."""
+    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    found = sys.executable or shutil.which(f"{sys.exec_prefix}/bin/{version}") or shutil.which(version)
+    if not found:
+        raise SessionError(
+            f"sys.executable is empty and there is no {version} in {sys.exec_prefix}/bin or in PATH: set sys.executable to the "
+            "path of a Python interpreter before shoal.init(); the session's processes run it"
+        )
+    return found
+
+
+def _interpreter_flags() -> list[str]:
+    """The options of this interpreter that change what code means, for the session's processes."""
+    flags, found = sys.flags, []
+    if flags.isolated:
+        found.append("-I")
+    else:
+        found += ["-E"] * flags.ignore_environment + ["-s"] * flags.no_user_site
+    found += ["-S"] * flags.no_site + ["-B"] * flags.dont_write_bytecode + ["-O"] * flags.optimize
+    if flags.dev_mode:
+        found += ["-X", "dev"]
+    if flags.utf8_mode == 1:
+        found += ["-X", "utf8"]
+    return found + [f"-W{option}" for option in sys.warnoptions if not flags.dev_mode or option != "default"]
 
 
 def _absolute(path: str) -> str:
@@ -277,7 +299,6 @@ def start_session(settings: dict[str, Any]) -> LocalEngine:
     """Start a session with this process as its driver."""
     global _session
     if _core.forked():
-        _futures.forget_all()
         _core.detach()  # this process was forked from a participant; it starts afresh
     elif _core.attached():
         if _session is None or engines.current_or_none() is not None:
@@ -285,3 +306,12 @@ def start_session(settings: dict[str, Any]) -> LocalEngine:
         _session.end()  # its shutdown() was interrupted
     _session = Session()
     return _session.start(settings)
+
+
+def _after_fork_in_child() -> None:
+    """The session is the parent's. Its pipe must not stay open here: see Supervisor._on_driver_gone."""
+    if _session is not None:
+        _session.forked()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
