@@ -48,6 +48,8 @@ void Client::format(int fd, u64 heap_bytes, u32 cpus) {
   if (ftruncate(fd, off_t(bytes)) != 0)
     throw Error(Error::FULL, std::string("cannot size the arena: ") + std::strerror(errno) +
                                  (errno == EFBIG ? "; `ulimit -f` is too low for its " + std::to_string(bytes >> 20) + " MB" : ""));
+  // Whoever joins gets this descriptor: nobody may cut the memory off under the others, which would end them with SIGBUS.
+  fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
   commit_range(fd, 0, SLOTS_AT + 16 * sizeof(Slot));
   commit_range(fd, ENTRIES_AT, PAGE * 64);
   void* p = mmap(nullptr, SLOTS_AT, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -152,7 +154,9 @@ void Client::check_usable() const {
     throw Error(Error::FORKED,
                 "this process was forked from a participant of a Shoal session and is not one itself; call shoal.init() "
                 "in the child to start its own session, or use tasks and actors instead of fork()");
-  if (h->dead.load(std::memory_order_acquire)) {
+  if (h->dead.load(std::memory_order_acquire) || peek(cut)) {
+    if (h->stopping.load())
+      throw Error(Error::ENDED, "the session has ended: it was shut down by the process that started it, or by `shoal stop`");
     std::string why(h->end_reason, strnlen(h->end_reason, sizeof h->end_reason));
     if (i32 status = h->supervisor_status.load(); why.empty())
       why = status < 0     ? "was killed by signal " + std::to_string(-status)

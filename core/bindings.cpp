@@ -7,6 +7,8 @@
 #include <nanobind/stl/vector.h>
 #include <poll.h>
 #include <pthread.h>
+#include <csignal>
+#include <fcntl.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -81,8 +83,23 @@ void need_session() {
   if (!usable()) throw nb::python_error();
 }
 
+// A thread that sleeps until the supervisor is gone, then tells the waiters. It runs no Python.
+struct Watcher {
+  std::thread thread;
+  int stop = -1;
+  int link = -1;        // what it watches
+  int connection = -1;  // a guest's, which is the caller's too
+  ~Watcher();
+} watcher;
+
 void after_fork_in_child() {
   if (S.attached) C.forked = true;
+  // The end of its connection tells of a guest's death: a child that lives on must not keep it open.
+  if (watcher.connection >= 0) {
+    close(watcher.connection);
+    close(watcher.link);
+    watcher.connection = watcher.link = -1;
+  }
 }
 
 void attach(int memfd, int eventfd_, u32 slot, int role) {
@@ -104,6 +121,8 @@ void attach(int memfd, int eventfd_, u32 slot, int role) {
     S.epoch++;
     S.block_depth = S.help_depth = 0;
     S.main_thread = PyThread_get_thread_ident();
+    forget_views();
+    S.guest = role == ROLE_GUEST;
     C.become(slot, Role(role), i32(getpid()));
   });
 }
@@ -120,14 +139,29 @@ void become(u32 slot, int role) {
 // Forgets a thread that cannot be joined: it belongs to the process we were forked from, or the program is ending.
 void abandon(std::thread& t) { new std::thread(std::move(t)); }
 
-// A thread that sleeps until the supervisor is gone, then tells every waiter of this process. It runs no Python.
-struct Watcher {
-  std::thread thread;
-  int stop = -1, pidfd = -1;
-  ~Watcher() {
-    if (thread.joinable()) abandon(thread);  // the interpreter ended without shutdown()
-  }
-} watcher;
+Watcher::~Watcher() {
+  if (thread.joinable()) abandon(thread);  // the interpreter ended without shutdown()
+}
+
+// A descriptor, or the OSError of the call that was to give it.
+int descriptor(int fd, const char* by) {
+  if (fd >= 0) return fd;
+  PyErr_SetFromErrnoWithFilename(PyExc_OSError, by);
+  throw nb::python_error();
+}
+
+// A thread that runs no Python. The program's signals are for its own threads. Throws std::system_error.
+template <class F>
+std::thread own_thread(F run) {
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  struct Back {
+    sigset_t& mask;
+    ~Back() { pthread_sigmask(SIG_SETMASK, &mask, nullptr); }
+  } back{before};
+  return std::thread(std::move(run));
+}
 
 // How a child of ours ended, which its parent may still wait for: its exit code, minus the signal, or 256 if nobody knows.
 i32 how_it_ended(int pidfd) {
@@ -138,28 +172,25 @@ i32 how_it_ended(int pidfd) {
 
 void unwatch();
 
-// Takes over the descriptor.
-void watch_supervisor(int pidfd) {
-  watcher.pidfd = pidfd;
-  watcher.stop = eventfd(0, EFD_CLOEXEC);
-  int stop = watcher.stop;
-  Header* h = C.h;
-  Slot* slots = C.slots;
-  u32 me = C.slot;
+// The driver's is the one word that tells everybody; a guest that has lost its connection tells its own threads.
+// Takes over `link`, which is a pidfd if it is the driver's.
+void watch(int link, short events, Header* h, bool* cut) {
+  watcher.link = link;
+  Slot* slot = C.me;
   try {
-    if (stop < 0) {
-      PyErr_SetFromErrno(PyExc_OSError);
-      throw nb::python_error();
-    }
-    watcher.thread = std::thread([=] {
-      pollfd fds[2] = {{pidfd, POLLIN, 0}, {stop, POLLIN, 0}};
+    int stop = watcher.stop = descriptor(eventfd(0, EFD_CLOEXEC), "eventfd");
+    watcher.thread = own_thread([=] {
+      pollfd fds[2] = {{link, events, 0}, {stop, POLLIN, 0}};
       while (poll(fds, 2, -1) < 0 && errno == EINTR) {
       }
-      if (fds[0].revents && !h->stopping.load()) {
-        h->supervisor_status.store(how_it_ended(pidfd));
-        h->dead.store(1);
-        slots[me].ring.fetch_add(1);
-        syscall(SYS_futex, &slots[me].ring, FUTEX_WAKE, 0x7fffffff, nullptr, nullptr, 0);
+      if (fds[0].revents & (events | POLLHUP)) {
+        if (h) {
+          h->supervisor_status.store(how_it_ended(link));
+          h->dead.store(1);
+        }
+        if (cut) __atomic_store_n(cut, true, __ATOMIC_SEQ_CST);
+        slot->ring.fetch_add(1);
+        syscall(SYS_futex, &slot->ring, FUTEX_WAKE, 0x7fffffff, nullptr, nullptr, 0);
       }
     });
   } catch (...) {
@@ -168,6 +199,15 @@ void watch_supervisor(int pidfd) {
   }
 }
 
+void watch_supervisor(int pidfd) { watch(pidfd, POLLIN, C.h, nullptr); }
+
+void watch_connection(int fd) {
+  int link = descriptor(fcntl(fd, F_DUPFD_CLOEXEC, 3), "fcntl");
+  watcher.connection = fd;
+  watch(link, POLLRDHUP, nullptr, &C.cut);
+}
+
+// In the child of a fork too: there the thread is the parent's.
 void unwatch() {
   if (watcher.thread.joinable()) {
     u64 one = 1;
@@ -179,12 +219,15 @@ void unwatch() {
       watcher.thread.join();
     }
   }
-  for (int* fd : {&watcher.stop, &watcher.pidfd})
+  for (int* fd : {&watcher.stop, &watcher.link})
     if (*fd >= 0) close(std::exchange(*fd, -1));
+  watcher.connection = -1;
 }
 
-void detach() {
-  if (!S.attached) return;
+// False: this process may still touch the arena, or needs what it holds there. A guest must not say that it has left then.
+bool detach() {
+  if (!S.attached) return true;
+  bool guest = !C.forked && C.me->role.load() == ROLE_GUEST;
   unwatch();
   S.attached = false;
   S.epoch++;
@@ -195,9 +238,11 @@ void detach() {
     usleep(50);
   }
   if ((S.inside > 0 || S.handlers > 0) && !C.forked) {  // somebody is still in there: what they look at stays
-    C.h->dead.store(1);
-    return;
+    if (guest) __atomic_store_n(&C.cut, true, __ATOMIC_SEQ_CST);
+    else C.h->dead.store(1);
+    return false;
   }
+  if (guest && !C.cut && !C.h->dead.load() && !take_views_along()) return false;
   S.inside = 0;
   Mapping* m = S.mapping;
   S.mapping = nullptr;
@@ -207,19 +252,16 @@ void detach() {
   if (C.spillfd >= 0) close(C.spillfd);
   drop_mapping(m);
   C = Client{};
+  return true;
 }
 
 // Turns rings of this process into an eventfd that an event loop can poll. The thread runs no Python; it sleeps on the
 // ring while armed, writes once, and waits to be armed again.
 class Bridge {
  public:
-  Bridge() : fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)), slot_(C.me) {
-    if (fd_ < 0) {
-      PyErr_SetFromErrno(PyExc_OSError);
-      throw nb::python_error();
-    }
+  Bridge() : fd_(descriptor(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), "eventfd")), slot_(C.me) {
     try {
-      thread_ = std::thread([this] { run(); });
+      thread_ = own_thread([this] { run(); });
     } catch (...) {
       ::close(fd_);
       throw;
@@ -469,6 +511,11 @@ NB_MODULE(_core, m) {
   m.attr("SUPERVISOR") = int(ROLE_SUPERVISOR);
   m.attr("WORKER") = int(ROLE_WORKER);
   m.attr("ACTOR") = int(ROLE_ACTOR);
+  m.attr("GUEST") = int(ROLE_GUEST);
+  m.attr("VERSION") = SHOAL_VERSION;
+  m.attr("ABI_VERSION") = ABI_VERSION;
+  // Of the structs: two builds of one version that lay them out differently must not meet.
+  m.attr("ABI_LAYOUT") = sizeof(Header) * 31 + sizeof(Slot) * 7 + sizeof(Task) * 5 + sizeof(Actor) * 3 + sizeof(Mutex) + sizeof(Sync);
   m.attr("CRASH_POINTS") =
 #ifdef SHOAL_CRASH_POINTS
       true;
@@ -484,15 +531,9 @@ NB_MODULE(_core, m) {
   // sessions
   m.def("create_arena", [](u64 heap_bytes, u32 cpus) {
     return call([&] {
-      auto made = [](int fd, const char* by) {
-        if (fd >= 0) return fd;
-        PyErr_SetFromErrnoWithFilename(PyExc_OSError, by);
-        throw nb::python_error();
-      };
-      int event = made(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), "eventfd");
-      int fd = -1;
+      int event = descriptor(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), "eventfd"), fd = -1;
       try {
-        fd = made(memfd_create("shoal", MFD_CLOEXEC), "memfd_create");
+        fd = descriptor(memfd_create("shoal", MFD_CLOEXEC | MFD_ALLOW_SEALING), "memfd_create");
         Client::format(fd, heap_bytes, cpus);
       } catch (...) {
         if (fd >= 0) close(fd);
@@ -509,9 +550,10 @@ NB_MODULE(_core, m) {
   m.def("become", &become);
   m.def("detach", &detach);
   m.def("watch_supervisor", &watch_supervisor);
+  m.def("watch_connection", &watch_connection);
   m.def("attached", [] { return S.attached && !C.forked; });
   m.def("forked", [] { return S.attached && C.forked; });
-  m.def("dead", [] { return S.attached && C.h->dead.load() != 0; });
+  m.def("dead", [] { return S.attached && (C.h->dead.load() != 0 || C.cut); });
   m.def("slot", [] { return C.slot; });
   m.def("role", [] { return int(C.me->role.load()); });
   m.def("session_id", [] { need_session(); return C.h->session; });
@@ -523,7 +565,7 @@ NB_MODULE(_core, m) {
     C.h->wanted.store(0);
     C.ring_supervisor();
   });
-  m.def("stopping", [] { return S.attached && C.h->stopping.load() != 0; });
+  m.def("stopping", [] { return C.h->stopping.load() != 0; });
   m.def("set_config", [](nb::handle ref) {
     Handle h = ref_handle(ref);
     call([&] { C.add_contained(h); });
@@ -716,6 +758,12 @@ NB_MODULE(_core, m) {
     C.ring_supervisor();
   });
   m.def("claim_slot", [] { return call([] { return C.claim_slot(); }); });
+  m.def("watch_life", [](u32 slot, int fd, bool pidfd) { C.watch_life(slot, fd, pidfd ? POLLIN : POLLRDHUP); });
+  m.def("session_over", [] {  // the supervisor's last word, once its children are gone
+    C.h->dead.store(1);
+    for (u32 i = 0, n = C.h->slots_top.load(); i < n; i++)
+      if (C.slots[i].state.load() == SLOT_ALIVE) C.ring(i);
+  });
   m.def("ring", [](u32 slot) { C.ring(slot); });
   m.def("command", [](u32 slot, u32 bits) {
     C.slots[slot].command.fetch_or(bits);
@@ -726,7 +774,7 @@ NB_MODULE(_core, m) {
     return nb::make_tuple(int(s.state.load()), int(s.role.load()), s.pid, s.actor.load(),
                           nb::steal(PyUnicode_DecodeUTF8(s.label, Py_ssize_t(strnlen(s.label, MAX_NAME)), "replace")));
   });
-  m.def("recover", [](u32 slot) { call([&] { C.recover(slot); }); });
+  m.def("recover", [](u32 slot, bool death) { call([&] { C.recover(slot, death); }); });
   m.def("next_running", &next_running);
   m.def("task_info", &task_info);
   m.def("finish_silent", [](u64 task) { need_session(); call([&] { C.finish(task_at(task)); }); });
