@@ -491,6 +491,13 @@ using namespace shoal;
 using namespace shoal::py;
 
 NB_MODULE(_core, m) {
+  // A second time in the same process, it would take the place of the first one's types.
+  if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
+    PyErr_SetString(PyExc_ImportError,
+                    "shoal does not work in a sub-interpreter: its native part keeps one session per process. Use it in the main "
+                    "interpreter; its tasks and actors are processes of their own anyway");
+    throw nb::python_error();
+  }
   nb::set_leak_warnings(false);
   m.doc() = "Shoal's native core. Private: the public names are in the package shoal.";
   if (!ready_refs(m.ptr()) || !ready_objects(m.ptr()) || !ready_tasks(m.ptr()) || !ready_sync(m.ptr()) || !ready_signals(m.ptr()) ||
@@ -544,7 +551,6 @@ NB_MODULE(_core, m) {
     });
   });
   m.def("address_space", &Client::address_space);
-  m.def("main_interpreter", [] { return PyInterpreterState_Get() == PyInterpreterState_Main(); });
   m.def("end_reason", [](const std::string& text) { std::strncpy(C.h->end_reason, text.c_str(), sizeof C.h->end_reason - 1); });
   m.def("attach", &attach);
   m.def("become", &become);

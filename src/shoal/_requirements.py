@@ -4,16 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from shoal import _core
-
 
 def check() -> None:
     """Raises ImportError where Shoal cannot work."""
-    if not _core.main_interpreter():
-        raise ImportError(
-            "shoal does not work in a sub-interpreter: its native part keeps one session per process. Use it in the main "
-            "interpreter; its tasks and actors are processes of their own anyway"
-        )
     if not getattr(sys, "_is_gil_enabled", lambda: True)():
         raise ImportError(
             "shoal does not work without the global interpreter lock, which guards its view of the shared memory: start this "
