@@ -491,13 +491,6 @@ using namespace shoal;
 using namespace shoal::py;
 
 NB_MODULE(_core, m) {
-  // A second time in the same process, it would take the place of the first one's types.
-  if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
-    PyErr_SetString(PyExc_ImportError,
-                    "shoal does not work in a sub-interpreter: its native part keeps one session per process. Use it in the main "
-                    "interpreter; its tasks and actors are processes of their own anyway");
-    throw nb::python_error();
-  }
   nb::set_leak_warnings(false);
   m.doc() = "Shoal's native core. Private: the public names are in the package shoal.";
   if (!ready_refs(m.ptr()) || !ready_objects(m.ptr()) || !ready_tasks(m.ptr()) || !ready_sync(m.ptr()) || !ready_signals(m.ptr()) ||
