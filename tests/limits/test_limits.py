@@ -70,7 +70,7 @@ def program(code: str, *flags: str, limits: tuple[tuple[int, int], ...] = (), be
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("files", [24, 32, 64])
+@pytest.mark.parametrize("files", [24, 32])
 def test_few_open_files_are_enough(files):
     assert program("work()", limits=((resource.RLIMIT_NOFILE, files),)) == "worked\n"
 
@@ -131,7 +131,7 @@ def test_the_drivers_own_files_keep_their_numbers():
     assert program(code) == "worked\n"
 
 
-@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+@pytest.mark.parametrize("closed", [(1,), (0, 1, 2)])
 def test_standard_files_that_are_closed(closed, tmp_path):
     result = tmp_path / "result"
     code = textwrap.dedent(f"""
@@ -232,8 +232,8 @@ needs_seccomp = pytest.mark.skipif(not seccomp_works(), reason="no filter can be
 
 @needs_seccomp
 @pytest.mark.parametrize("call", ["memfd_create", "pidfd_open", "eventfd"])
-@pytest.mark.parametrize("error", [38, 1])
-def test_a_system_call_that_is_missing(call, error):
+def test_a_system_call_that_is_missing(call):
+    error = 1 if call == "pidfd_open" else 38  # EPERM is what old filters say
     out = program("refused()", before=SECCOMP + f"refuse({error}, {NUMBERS.get(call)})\n")
     assert out.startswith("SessionError cannot ") and f"{call}() is refused by the kernel" in out and "seccomp" in out, out
 
@@ -301,7 +301,7 @@ def test_a_small_shared_memory_folder_and_read_only_temporary_ones(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "flags", [["-I"], ["-E", "-s", "-B"], ["-OO", "-X", "utf8"], ["-W", "error"], ["-X", "dev", "-W", "ignore"]], ids=" ".join
+    "flags", [["-I"], ["-E", "-s", "-B", "-OO", "-X", "utf8", "-W", "error"], ["-X", "dev", "-W", "ignore"]], ids=" ".join
 )
 def test_options_of_the_interpreter_hold_in_workers(flags):
     code = """

@@ -90,7 +90,7 @@ def _kernel() -> Iterator[Finding]:
     if refused:
         yield Finding(
             PROBLEM, "kernel",
-            f"{release} refuses {', '.join(refused)}: too old (5.4 is needed), or a filter of the container forbids it; run the "
+            f"{release} refuses {', '.join(refused)}: too old (5.3 is needed), or a filter of the container forbids it; run the "
             "container with a newer runtime or another seccomp profile",
         )  # fmt: skip
     else:
