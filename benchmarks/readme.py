@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import quantity, times
+from benchmarks.report import goal_cells, quantity, times
 from benchmarks.rows import GROUPS
 from benchmarks.run import ROOT
 

@@ -208,4 +208,5 @@ def test_short_tasks_are_done_by_as_many_workers_as_there_are_cores():
     shoal.get([where.remote() for _ in range(2000)])  # until all workers are there, and rest
     counts = Counter(shoal.get([where.remote() for _ in range(20_000)]))
     assert sum(counts.values()) == 20_000
+    assert sum(n for _, n in counts.most_common(8)) > 10_000
     shoal.get([double.remote(i) for i in range(100)])  # whoever went to sleep is not needed for these
