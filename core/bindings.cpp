@@ -7,10 +7,13 @@
 #include <nanobind/stl/vector.h>
 #include <poll.h>
 #include <pthread.h>
+#include <csignal>
+#include <fcntl.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -27,6 +30,7 @@ namespace shoal::py {
 State S;
 
 void set_error(const Error& e) {
+  if (e.code == Error::RAISED && PyErr_Occurred()) return;
   if (!S.make_error) {
     PyErr_SetString(PyExc_RuntimeError, e.what());
     return;
@@ -79,8 +83,23 @@ void need_session() {
   if (!usable()) throw nb::python_error();
 }
 
+// A thread that sleeps until the supervisor is gone, then tells the waiters. It runs no Python.
+struct Watcher {
+  std::thread thread;
+  int stop = -1;
+  int link = -1;        // what it watches
+  int connection = -1;  // a guest's, which is the caller's too
+  ~Watcher();
+} watcher;
+
 void after_fork_in_child() {
   if (S.attached) C.forked = true;
+  // The end of its connection tells of a guest's death: a child that lives on must not keep it open.
+  if (watcher.connection >= 0) {
+    close(watcher.connection);
+    close(watcher.link);
+    watcher.connection = watcher.link = -1;
+  }
 }
 
 void attach(int memfd, int eventfd_, u32 slot, int role) {
@@ -96,11 +115,14 @@ void attach(int memfd, int eventfd_, u32 slot, int role) {
     }
     C.let_others_run = [] { return static_cast<void*>(new NoGil); };
     C.come_back = [](void* nogil) { delete static_cast<NoGil*>(nogil); };
+    ready_pressure();
     S.mapping = new Mapping{C.rw, const_cast<u8*>(C.ro), C.h->bytes, 1};
     S.attached = true;
     S.epoch++;
     S.block_depth = S.help_depth = 0;
     S.main_thread = PyThread_get_thread_ident();
+    forget_views();
+    S.guest = role == ROLE_GUEST;
     C.become(slot, Role(role), i32(getpid()));
   });
 }
@@ -117,52 +139,96 @@ void become(u32 slot, int role) {
 // Forgets a thread that cannot be joined: it belongs to the process we were forked from, or the program is ending.
 void abandon(std::thread& t) { new std::thread(std::move(t)); }
 
-// A thread that sleeps until the supervisor is gone, then tells every waiter of this process. It runs no Python.
-struct Watcher {
-  std::thread thread;
-  int stop = -1;
-  ~Watcher() {
-    if (thread.joinable()) abandon(thread);  // the interpreter ended without shutdown()
-  }
-} watcher;
-
-void watch_supervisor(int pidfd) {
-  watcher.stop = eventfd(0, EFD_CLOEXEC);
-  int stop = watcher.stop;
-  Header* h = C.h;
-  Slot* slots = C.slots;
-  u32 me = C.slot;
-  watcher.thread = std::thread([=] {
-    pollfd fds[2] = {{pidfd, POLLIN, 0}, {stop, POLLIN, 0}};
-    while (poll(fds, 2, -1) < 0 && errno == EINTR) {
-    }
-    if (fds[0].revents && !h->stopping.load()) {
-      h->dead.store(1);
-      slots[me].ring.fetch_add(1);
-      syscall(SYS_futex, &slots[me].ring, FUTEX_WAKE, 0x7fffffff, nullptr, nullptr, 0);
-    }
-    close(pidfd);
-  });
+Watcher::~Watcher() {
+  if (thread.joinable()) abandon(thread);  // the interpreter ended without shutdown()
 }
 
-void unwatch() {
-  if (!watcher.thread.joinable()) return;
-  u64 one = 1;
-  if (write(watcher.stop, &one, sizeof one) < 0) return;
-  {
-    NoGil nogil;
-    watcher.thread.join();
-  }
-  close(watcher.stop);
+// A descriptor, or the OSError of the call that was to give it.
+int descriptor(int fd, const char* by) {
+  if (fd >= 0) return fd;
+  PyErr_SetFromErrnoWithFilename(PyExc_OSError, by);
+  throw nb::python_error();
 }
 
-void detach() {
-  if (!S.attached) return;
-  if (C.forked) {
-    if (watcher.thread.joinable()) abandon(watcher.thread);
-  } else {
+// A thread that runs no Python. The program's signals are for its own threads. Throws std::system_error.
+template <class F>
+std::thread own_thread(F run) {
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  struct Back {
+    sigset_t& mask;
+    ~Back() { pthread_sigmask(SIG_SETMASK, &mask, nullptr); }
+  } back{before};
+  return std::thread(std::move(run));
+}
+
+// How a child of ours ended, which its parent may still wait for: its exit code, minus the signal, or 256 if nobody knows.
+i32 how_it_ended(int pidfd) {
+  siginfo_t info{};
+  if (waitid(idtype_t(3) /* P_PIDFD */, id_t(pidfd), &info, WEXITED | WNOWAIT | WNOHANG) != 0 || !info.si_pid) return 256;
+  return info.si_code == CLD_EXITED ? info.si_status : -info.si_status;
+}
+
+void unwatch();
+
+// The driver's is the one word that tells everybody; a guest that has lost its connection tells its own threads.
+// Takes over `link`, which is a pidfd if it is the driver's.
+void watch(int link, short events, Header* h, bool* cut) {
+  watcher.link = link;
+  Slot* slot = C.me;
+  try {
+    int stop = watcher.stop = descriptor(eventfd(0, EFD_CLOEXEC), "eventfd");
+    watcher.thread = own_thread([=] {
+      pollfd fds[2] = {{link, events, 0}, {stop, POLLIN, 0}};
+      while (poll(fds, 2, -1) < 0 && errno == EINTR) {
+      }
+      if (fds[0].revents & (events | POLLHUP)) {
+        if (h) {
+          h->supervisor_status.store(how_it_ended(link));
+          h->dead.store(1);
+        }
+        if (cut) __atomic_store_n(cut, true, __ATOMIC_SEQ_CST);
+        slot->ring.fetch_add(1);
+        syscall(SYS_futex, &slot->ring, FUTEX_WAKE, 0x7fffffff, nullptr, nullptr, 0);
+      }
+    });
+  } catch (...) {
     unwatch();
+    throw;
   }
+}
+
+void watch_supervisor(int pidfd) { watch(pidfd, POLLIN, C.h, nullptr); }
+
+void watch_connection(int fd) {
+  int link = descriptor(fcntl(fd, F_DUPFD_CLOEXEC, 3), "fcntl");
+  watcher.connection = fd;
+  watch(link, POLLRDHUP, nullptr, &C.cut);
+}
+
+// In the child of a fork too: there the thread is the parent's.
+void unwatch() {
+  if (watcher.thread.joinable()) {
+    u64 one = 1;
+    if (C.forked) {
+      abandon(watcher.thread);
+    } else {
+      if (write(watcher.stop, &one, sizeof one) < 0) return;
+      NoGil nogil;
+      watcher.thread.join();
+    }
+  }
+  for (int* fd : {&watcher.stop, &watcher.link})
+    if (*fd >= 0) close(std::exchange(*fd, -1));
+  watcher.connection = -1;
+}
+
+// False: this process may still touch the arena, or needs what it holds there. A guest must not say that it has left then.
+bool detach() {
+  if (!S.attached) return true;
+  bool guest = !C.forked && C.me->role.load() == ROLE_GUEST;
+  unwatch();
   S.attached = false;
   S.epoch++;
   // Other threads of this process may be asleep in the arena. They wake, find the session gone, and raise.
@@ -172,27 +238,36 @@ void detach() {
     usleep(50);
   }
   if ((S.inside > 0 || S.handlers > 0) && !C.forked) {  // somebody is still in there: what they look at stays
-    C.h->dead.store(1);
-    return;
+    if (guest) __atomic_store_n(&C.cut, true, __ATOMIC_SEQ_CST);
+    else C.h->dead.store(1);
+    return false;
   }
+  if (guest && !C.cut && !C.h->dead.load() && !take_views_along()) return false;
   S.inside = 0;
   Mapping* m = S.mapping;
   S.mapping = nullptr;
   munmap(C.local, COUNTS_BYTES);
   close(C.memfd);
   close(C.eventfd);
+  if (C.spillfd >= 0) close(C.spillfd);
   drop_mapping(m);
   C = Client{};
+  return true;
 }
 
 // Turns rings of this process into an eventfd that an event loop can poll. The thread runs no Python; it sleeps on the
 // ring while armed, writes once, and waits to be armed again.
 class Bridge {
  public:
-  Bridge() : fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)), slot_(C.me) {
+  Bridge() : fd_(descriptor(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), "eventfd")), slot_(C.me) {
+    try {
+      thread_ = own_thread([this] { run(); });
+    } catch (...) {
+      ::close(fd_);
+      throw;
+    }
     S.mapping->users++;
     mapping_ = S.mapping;
-    thread_ = std::thread([this] { run(); });
   }
   ~Bridge() { close_(); }
   int fileno() const { return fd_; }
@@ -305,6 +380,8 @@ nb::dict statistics() {
   d["peak_bytes"] = h->heap.peak.load() * PAGE;
   d["limit_bytes"] = u64(h->heap.pages_limit) * PAGE;
   d["idle_bytes"] = h->heap.warm_free.load() * PAGE;
+  d["spilled_bytes"] = h->spill.bytes.load();
+  d["spilled_objects"] = h->spill.objects.load();
   d["tasks_submitted"] = h->stats.tasks_submitted.load();
   d["tasks_finished"] = h->stats.tasks_finished.load();
   d["tasks_failed"] = h->stats.tasks_failed.load();
@@ -409,7 +486,8 @@ NB_MODULE(_core, m) {
   nb::set_leak_warnings(false);
   m.doc() = "Shoal's native core. Private: the public names are in the package shoal.";
   if (!ready_refs(m.ptr()) || !ready_objects(m.ptr()) || !ready_tasks(m.ptr()) || !ready_sync(m.ptr()) || !ready_signals(m.ptr()) ||
-      !ready_containers(m.ptr()) || !ready_memory(m.ptr()) || !ready_versioned(m.ptr()) || !ready_ring(m.ptr()))
+      !ready_containers(m.ptr()) || !ready_memory(m.ptr()) || !ready_versioned(m.ptr()) || !ready_ring(m.ptr()) ||
+      !ready_spill(m.ptr()))
     throw nb::python_error();
   pthread_atfork(nullptr, nullptr, after_fork_in_child);
 
@@ -425,6 +503,11 @@ NB_MODULE(_core, m) {
   m.attr("SUPERVISOR") = int(ROLE_SUPERVISOR);
   m.attr("WORKER") = int(ROLE_WORKER);
   m.attr("ACTOR") = int(ROLE_ACTOR);
+  m.attr("GUEST") = int(ROLE_GUEST);
+  m.attr("VERSION") = SHOAL_VERSION;
+  m.attr("ABI_VERSION") = ABI_VERSION;
+  // Of the structs: two builds of one version that lay them out differently must not meet.
+  m.attr("ABI_LAYOUT") = sizeof(Header) * 31 + sizeof(Slot) * 7 + sizeof(Task) * 5 + sizeof(Actor) * 3 + sizeof(Mutex) + sizeof(Sync);
   m.attr("CRASH_POINTS") =
 #ifdef SHOAL_CRASH_POINTS
       true;
@@ -440,24 +523,29 @@ NB_MODULE(_core, m) {
   // sessions
   m.def("create_arena", [](u64 heap_bytes, u32 cpus) {
     return call([&] {
-      int fd = memfd_create("shoal", MFD_CLOEXEC);
-      if (fd < 0) throw Error(Error::FULL, std::string("cannot create the arena: ") + std::strerror(errno));
+      int event = descriptor(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), "eventfd"), fd = -1;
       try {
+        fd = descriptor(memfd_create("shoal", MFD_CLOEXEC | MFD_ALLOW_SEALING), "memfd_create");
         Client::format(fd, heap_bytes, cpus);
       } catch (...) {
-        close(fd);
+        if (fd >= 0) close(fd);
+        close(event);
         throw;
       }
-      return std::make_pair(fd, eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+      return std::make_pair(fd, event);
     });
   });
+  m.def("address_space", &Client::address_space);
+  m.def("main_interpreter", [] { return PyInterpreterState_Get() == PyInterpreterState_Main(); });
+  m.def("end_reason", [](const std::string& text) { std::strncpy(C.h->end_reason, text.c_str(), sizeof C.h->end_reason - 1); });
   m.def("attach", &attach);
   m.def("become", &become);
   m.def("detach", &detach);
   m.def("watch_supervisor", &watch_supervisor);
+  m.def("watch_connection", &watch_connection);
   m.def("attached", [] { return S.attached && !C.forked; });
   m.def("forked", [] { return S.attached && C.forked; });
-  m.def("dead", [] { return S.attached && C.h->dead.load() != 0; });
+  m.def("dead", [] { return S.attached && (C.h->dead.load() != 0 || C.cut); });
   m.def("slot", [] { return C.slot; });
   m.def("role", [] { return int(C.me->role.load()); });
   m.def("session_id", [] { need_session(); return C.h->session; });
@@ -477,6 +565,7 @@ NB_MODULE(_core, m) {
   });
   m.def("config", [] { return share(C.h->config); });
   m.def("label", [](const std::string& text) {
+    need_session();
     std::strncpy(C.me->label, text.c_str(), MAX_NAME - 1);
   });
   m.def("ring_seen", [] { return S.attached ? C.me->ring.load(std::memory_order_seq_cst) : 0; });
@@ -500,7 +589,8 @@ NB_MODULE(_core, m) {
     nb::dict d;
     d["state"] = int(e.state.load());
     d["kind"] = int(e.kind);
-    d["bytes"] = e.flags & FLAG_HAS_BLOCK ? e.size : 0;
+    d["bytes"] = e.flags & (FLAG_HAS_BLOCK | FLAG_SPILLED) ? e.size : 0;
+    d["spilled"] = (e.flags & FLAG_SPILLED) != 0;
     d["holders"] = e.holders;
     d["contained"] = e.contained;
     return d;
@@ -530,12 +620,13 @@ NB_MODULE(_core, m) {
   m.def("task_attempt", [](u64 task) { return task_at(task)->attempt; });
   m.def("task_id", [](u64 task) { return task_at(task)->id; });
   m.def("retry", [](u64 task) {  // one retry less; false: none is left
+    need_session();
     Task* t = task_at(task);
     if (t->retries == 0) return false;
     if (t->retries > 0) t->retries--;
     return true;
   });
-  m.def("mark_streamed", [](u64 task) { task_at(task)->submitted_ns = 1; });
+  m.def("mark_streamed", [](u64 task) { need_session(); task_at(task)->submitted_ns = 1; });
   m.def("producer", [](nb::handle ref) {  // the task that makes it: (slot that runs it or -1, task id, kind) or None
     Handle h = ref_handle(ref);
     Entry& e = C.entry(h);
@@ -581,34 +672,39 @@ NB_MODULE(_core, m) {
     return nb::steal(new_ref(h));
   });
   m.def("actor_alive", [](u64 h, u64 creation, bool keep) {
+    need_session();
     call([&] { C.actor_alive(h); });
     C.actor(h)->creation = keep ? creation : 0;
   });
   m.def("actor_dead", [](u64 h, nb::handle death) {
+    need_session();
     Handle d = ref_handle(death);
     return call([&] { return C.actor_dead(h, d); });
   });
-  m.def("actor_restarting", [](u64 h) { call([&] { C.actor_restarting(h); }); });
-  m.def("actor_drop_life", [](u64 h) { call([&] { C.actor_drop_life(h); }); });
-  m.def("actor_starts", [](u64 h) { call([&] { C.actor_starts(h); }); });
+  m.def("actor_restarting", [](u64 h) { need_session(); call([&] { C.actor_restarting(h); }); });
+  m.def("actor_drop_life", [](u64 h) { need_session(); call([&] { C.actor_drop_life(h); }); });
+  m.def("actor_starts", [](u64 h) { need_session(); call([&] { C.actor_starts(h); }); });
   m.def("actor_exists", [](u64 h) { return C.valid(h); });
   m.def("actor_death", [](u64 h) {
     Handle d = C.actor(h)->death;
     return d ? share(d) : nb::object(nb::none());
   });
   m.def("actor_info", &actor_info);
-  m.def("actor_leaves", [](u64 h) { return call([&] { return C.actor_leaves(h); }); });
+  m.def("actor_leaves", [](u64 h) { need_session(); return call([&] { return C.actor_leaves(h); }); });
   m.def("mail_count", [](u64 h) { return C.mail_count(h); });
   m.def("actor_close", [](u64 h, u32 how) {  // 1: after the mailbox, 2: now
+    need_session();
     Actor* a = C.actor(h);
     a->closing.store(how);
     if (a->state.load() == ACTOR_ALIVE) C.ring(a->slot.load());
   });
   m.def("cancel_creation", [](u64 h) {
+    need_session();
     Task* t = call([&] { return C.cancel_creation(h); });
     return t ? C.offset(t) : 0;
   });
   m.def("take_dead_mail", [](u64 h) {
+    need_session();
     Task* t = call([&] { return C.take_all_mail(h); });
     return t ? C.offset(t) : 0;
   });
@@ -651,10 +747,17 @@ NB_MODULE(_core, m) {
     return out;
   });
   m.def("ask", [](u32 slot, u32 bits) {  // has the supervisor kill or interrupt a process
+    need_session();
     C.slots[slot].command.fetch_or(bits);
     C.ring_supervisor();
   });
   m.def("claim_slot", [] { return call([] { return C.claim_slot(); }); });
+  m.def("watch_life", [](u32 slot, int fd, bool pidfd) { C.watch_life(slot, fd, pidfd ? POLLIN : POLLRDHUP); });
+  m.def("session_over", [] {  // the supervisor's last word, once its children are gone
+    C.h->dead.store(1);
+    for (u32 i = 0, n = C.h->slots_top.load(); i < n; i++)
+      if (C.slots[i].state.load() == SLOT_ALIVE) C.ring(i);
+  });
   m.def("ring", [](u32 slot) { C.ring(slot); });
   m.def("command", [](u32 slot, u32 bits) {
     C.slots[slot].command.fetch_or(bits);
@@ -665,10 +768,10 @@ NB_MODULE(_core, m) {
     return nb::make_tuple(int(s.state.load()), int(s.role.load()), s.pid, s.actor.load(),
                           nb::steal(PyUnicode_DecodeUTF8(s.label, Py_ssize_t(strnlen(s.label, MAX_NAME)), "replace")));
   });
-  m.def("recover", [](u32 slot) { call([&] { C.recover(slot); }); });
+  m.def("recover", [](u32 slot, bool death) { call([&] { C.recover(slot, death); }); });
   m.def("next_running", &next_running);
   m.def("task_info", &task_info);
-  m.def("finish_silent", [](u64 task) { call([&] { C.finish(task_at(task)); }); });
+  m.def("finish_silent", [](u64 task) { need_session(); call([&] { C.finish(task_at(task)); }); });
   m.def("sweep", [](u32 slot) {  // the actors that it had made, but not submitted
     call([&] { C.sweep(slot); });
     return std::exchange(C.stillborn, {});

@@ -154,18 +154,24 @@ static PyType_Spec ref_spec = {"shoal.ObjectRef", sizeof(Ref), 0, Py_TPFLAGS_DEF
 
 // ---------------------------------------------------------------------------------------------- Buffer
 
-// Exports a piece of the arena. Holds a reference to the object, so a view keeps its object alive; holds the mapping,
-// so a view stays readable after shutdown().
-struct Buffer {
-  PyObject_HEAD
-  Handle handle;
-  u8* start;
-  Py_ssize_t size;
-  Mapping* mapping;
-  u32 epoch;
-  bool writable;
-  bool counted;  // as a writable view of a mutable object
-};
+Buffer* buffers = nullptr;
+
+bool Look::open(Handle h) {
+  if (!C.large(h)) return true;
+  return guarded([&] {
+    C.begin_pin(h);
+    h_ = h;
+    return true;
+  }, false);
+}
+
+Look::~Look() {
+  if (!h_ || !current(epoch_)) return;
+  try {
+    C.end_pin(h_);
+  } catch (const Error&) {
+  }
+}
 
 PyObject* new_buffer(Handle h, u64 start, u64 size, bool writable, Mapping* window) {
   Buffer* b = PyObject_New(Buffer, BufferType);
@@ -177,6 +183,8 @@ PyObject* new_buffer(Handle h, u64 start, u64 size, bool writable, Mapping* wind
   try {
     C.acquire(h);
     b->counted = writable && !window && C.begin_view(h);
+    b->pinned = C.large(h);
+    if (b->pinned) C.begin_pin(h);  // the caller has it open, so it does not move
   } catch (const Error&) {
     PyTypeObject* type = Py_TYPE(b);
     PyObject_Free(b);
@@ -186,6 +194,13 @@ PyObject* new_buffer(Handle h, u64 start, u64 size, bool writable, Mapping* wind
   b->writable = window || b->counted;
   b->start = window ? window->rw + (start - window->start) : b->counted ? C.rw + start : const_cast<u8*>(C.ro) + start;
   b->mapping->users++;
+  b->link = nullptr;
+  if (S.guest) {
+    b->next = buffers;
+    b->link = &buffers;
+    if (buffers) buffers->link = &b->next;
+    buffers = b;
+  }
   return reinterpret_cast<PyObject*>(b);
 }
 
@@ -206,9 +221,14 @@ static void buffer_dealloc(PyObject* self) {
   if (current(b->epoch)) {
     try {
       if (b->counted) C.end_view(b->handle);
+      if (b->pinned) C.end_pin(b->handle);
       C.release(b->handle);
     } catch (const Error&) {
     }
+  }
+  if (b->link) {
+    *b->link = b->next;
+    if (b->next) b->next->link = b->link;
   }
   drop_mapping(b->mapping);
   PyTypeObject* type = Py_TYPE(self);

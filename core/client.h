@@ -15,7 +15,8 @@ namespace shoal {
 
 // What a caller gets for its own mistake or for a limit; the bindings turn each into a Python exception.
 struct Error : std::runtime_error {
-  enum Code { INVALID, FULL, LIMIT, ENDED, FORKED, GONE, ACTOR_DEAD, PENDING_LIMIT, NAME_TAKEN } code;
+  enum Code { INVALID, FULL, LIMIT, ENDED, FORKED, GONE, ACTOR_DEAD, PENDING_LIMIT, NAME_TAKEN, LOST,
+              RAISED } code;  // RAISED: the caller's own exception is set already
   Error(Code c, const std::string& what) : std::runtime_error(what), code(c) {}
 };
 
@@ -101,14 +102,17 @@ struct Client {
   Entry* entries = nullptr;
   PageInfo* pages = nullptr;
   u32* local = nullptr;    // references to each entry from this process
-  u32* views = nullptr;    // writable views of each entry in this process
-  int memfd = -1, eventfd = -1;
+  u32* views = nullptr;    // views of each entry in this process: writable ones of a mutable object, any of a large value
+  int memfd = -1, eventfd = -1, spillfd = -1;
   bool in_tx = false;
   bool forked = false;     // we are a copy made by fork(): nothing may be touched
+  bool cut = false;        // a guest that has lost its supervisor, and nobody else's session is over for that (any thread)
   u64 spin_ns = 0;         // present spinning budget, adapts
   // Set by the bindings: a long system call or copy may let other threads run meanwhile.
   void* (*let_others_run)() = nullptr;
   void (*come_back)(void*) = nullptr;
+  // Sleeps until this process is rung or it is late. Throws RAISED if a signal handler did.
+  void (*pause)(u32 seen, u64 deadline_ns) = nullptr;
 
   template <class T>
   T* at(Offset o) const {
@@ -118,6 +122,7 @@ struct Client {
 
   // arena.cpp -- creating and mapping
   static u64 arena_bytes(u64 heap_bytes);
+  static u64 address_space(u64 heap_bytes);  // that a participant reserves
   static void format(int memfd, u64 heap_bytes, u32 cpus);
   void attach(int memfd, int eventfd);
   void detach();
@@ -179,9 +184,9 @@ struct Client {
   void seal(Handle h, EntryState how);         // the PENDING half of publish()
   void finish_seal(Handle h);
   void drain_dependents(Handle h);
-  static u64 refs_at(u8 kind);                 // where a payload's references start
+  static u64 refs_at(u8 kind, u64 size);       // where a payload's references start
   Payload* payload(Handle h) const { return at<Payload>(entry(h).payload); }
-  Handle* refs(Handle h) const { return reinterpret_cast<Handle*>(rw + entry(h).payload + refs_at(entry(h).kind)); }
+  Handle* refs(Handle h) const { return reinterpret_cast<Handle*>(rw + entry(h).payload + refs_at(entry(h).kind, entry(h).size)); }
   BufferSpan* spans(Handle h) const { return reinterpret_cast<BufferSpan*>(refs(h) + payload(h)->nrefs_max); }
   Mutex* mutex(Handle h) const { return at<Mutex>(entry(h).payload + 64); }
   Writers* writers(Handle h) const { return at<Writers>(entry(h).payload + 64 + sizeof(Mutex)); }
@@ -195,6 +200,51 @@ struct Client {
   bool actor_alone(Handle h) const;            // [lock Entry::lock]
   void after_tx();
   void reset_payload(Handle h);                // a dead maker's block away from a PENDING entry
+
+  // spill.cpp
+  bool large(Handle h) const { return entry(h).size >= SPILL_FROM && entry(h).kind.load(std::memory_order_relaxed) == KIND_VALUE; }
+  Large* head(Handle h) const { return at<Large>(entry(h).payload); }
+  void begin_pin(Handle h);                    // a large value that we hold stays in memory from now on; restores it; throws
+  void end_pin(Handle h);
+  void end_pins_of(Handle h, u32 slot);        // supervisor
+  u64 spill(u64 want, bool let_go);            // returns the bytes of memory that it freed
+  bool spillable(Handle h) const;              // [lock Entry::lock]
+  u64 spill_one(Handle h, bool let_go);
+  void restore(Handle h);
+  u64 take_extent(Tx& tx, u64 size);           // 0: there is no place in the file
+  void drop_extent(Tx& tx, u64 extent, u64 size);
+  void punch(u64 extent, u64 size);
+  SpillJob* free_job();                        // nullptr: all are in use
+  void drop_job(SpillJob& job);
+  void repair_spills(Slot& dead);              // supervisor
+  std::string spill_note;                      // why nothing was spilled the last time; for people
+
+  // pressure.cpp
+  struct Pressure {
+    u64 need;
+    bool let_go;                               // may other threads of the process run meanwhile?
+    bool tried = false;
+    u64 since = 0, warned = 0, still = 0, activity = 0;
+  };
+  void ring_waiter(u32 waiter);                // as in Entry::waiter
+  void ring_starved();
+  void set_starved(bool on);
+  void make_room(Pressure& p, const Error& full);  // throws `full` if there is no way
+  bool (*wait_for_room)(Pressure& p) = nullptr;    // set by the bindings; false: it is of no use
+  template <class F>
+  auto with_room(u64 need, bool let_go, F allocate) -> decltype(allocate()) {
+    Pressure p{need, let_go};
+    for (;;) {
+      std::string text;
+      try {
+        return allocate();
+      } catch (const Error& e) {
+        if (e.code != Error::FULL) throw;
+        text = e.what();
+      }
+      make_room(p, Error(Error::FULL, text));
+    }
+  }
 
   // wait.cpp
   bool may_spin() const;
@@ -295,10 +345,13 @@ struct Client {
   void queue_grow(Queue* q);
   Handle queue_at(Queue* q, i64 index);        // comes with a reference of ours; 0: there is none
   bool queue_set(Queue* q, i64 index, Handle item);     // takes over our reference to item
-  Handle queue_pop(Queue* q, i64 index);       // 0: there is none
+  Handle queue_pop(Queue* q, i64 index, Handle only = 0);  // 0: there is none, or another than `only`
   bool queue_insert(Queue* q, i64 index, Handle item);
   void queue_clear(Queue* q);
+  bool queue_reorder(Queue* q, const std::vector<Handle>& before, const std::vector<Handle>& after);
   void rebuild(Tx& tx, Queue* q, u64 at, Handle item);
+  Handle* new_items(Tx& tx, Queue* q, Offset* block);
+  void swap_items(Tx& tx, Queue* q, Offset block, u64 n);
   bool exchange(Tx& tx, Handle item, Handle old);
   void count_in(Tx& tx, Handle item);
   void take_over(Tx& tx, Handle item);         // our reference becomes the container's
@@ -392,10 +445,18 @@ struct Client {
   void unlock_dead(u32 slot);                  // its half-made change is undone, its short locks are free
   void unlock_all_dead();
   bool ended(u32 slot) const;                  // is the process of this slot known to be dead?
+  // By which descriptor the supervisor knows of a guest's death: a guest is no child of its, and may have its number in
+  // another space of process numbers. `events` tells: POLLIN of a pidfd, or POLLRDHUP of the connection.
+  struct Life {
+    int fd = -1;
+    short events = 0;
+  };
+  std::vector<Life> lives;
+  void watch_life(u32 slot, int fd, short events);
   bool hold_ready(Handle h);                   // acquire(), if it is READY now
   void repair_object(Handle h, u32 slot);
   std::vector<Handle> stillborn;               // from sweep(): actors that the dead had made, but not submitted
-  Task* recover(u32 slot);                     // first: journal, caches, lease; returns the running list
+  Task* recover(u32 slot, bool death = true);  // first: journal, caches, lease; returns the running list
   void sweep(u32 slot);                        // last: the dead process's bits, locks, unfinished objects
   void free_slot(u32 slot);
   std::string check();                         // empty: the arena is whole

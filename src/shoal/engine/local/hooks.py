@@ -8,10 +8,10 @@ from typing import Any
 
 from shoal import _core, exceptions, serialization
 from shoal import engine as engines
-from shoal.mutable import deserialize_private
+from shoal.mutable_values import deserialize_private, serialize_mutable
 
 # Error::Code in core/client.h
-_INVALID, _FULL, _LIMIT, _ENDED, _FORKED, _GONE, _ACTOR_DEAD, _PENDING_LIMIT, _NAME_TAKEN = range(9)
+_INVALID, _FULL, _LIMIT, _ENDED, _FORKED, _GONE, _ACTOR_DEAD, _PENDING_LIMIT, _NAME_TAKEN, _LOST = range(10)
 
 _LIMITS = {
     "DRAFTS": _core.DRAFTS,
@@ -40,6 +40,8 @@ def make_error(code: int, text: str) -> Exception:
         return exceptions.ForkedError(text)
     if code == _GONE:
         return exceptions.ObjectLostError("", call_site=text)
+    if code == _LOST:
+        return exceptions.ObjectLostError("", reason=text)
     if code == _PENDING_LIMIT:
         return exceptions.PendingCallsLimitExceeded(text)
     if text == "immutable":
@@ -74,9 +76,10 @@ _TASK, _UNDONE = 2, 4  # Died in core/abi.h
 
 def lock_died(pid: int, label: str, age: float, name: Any, died: int, held: bool) -> BaseException:
     ended = bool(died & _TASK)
+    guest = label == "guest"  # it runs no tasks: this is all that its label ever says
     return exceptions.LockHolderDied(
-        f"a {'task' if ended else 'process'} of this session, {age:.1f} s ago",
-        label or None,
+        f"a {'task' if ended else 'guest' if guest else 'process'} of this session, {age:.1f} s ago",
+        None if guest else label or None,
         pid,
         repr(name) if name is not None else None,
         age=age,
@@ -99,7 +102,7 @@ def install(help_inline: Any) -> None:
     _core.set_hooks(
         {
             "serialize": serialization.serialize,
-            "serialize_mutable": serialization.serialize_mutable,
+            "serialize_mutable": serialize_mutable,
             "deserialize": serialization.deserialize,
             "deserialize_private": deserialize_private,
             "make_error": make_error,

@@ -3,8 +3,8 @@
     driver --spawns--> supervisor --forks--> workers (some become actors)
 
 It sleeps in one poll on: the arena's eventfd (somebody wants a worker, a kill, memory given back), a pidfd for the driver
-and for each worker (deaths), and the workers' raw output. It imports little and runs one thread, so that a fork of it is
-a worker that is ready within milliseconds.
+and for each worker (deaths), the workers' raw output, and the socket at which guests join (door.py). It imports little and
+runs one thread, so that a fork of it is a worker that is ready within milliseconds.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ import selectors
 import signal
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shoal import _core, exceptions
-from shoal.engine.local import hooks
+from shoal.engine.local import hooks, output
 from shoal.engine.local.actor_host import EXIT_NO_HANDLES, EXIT_SELF
 from shoal.engine.local.engine import ACTOR_CALL, CANCELLED, CMD_KILL, CREATE_ACTOR, mourn
+from shoal.engine.local.limits import explain
 from shoal.engine.local.output import end_output, finish_line, send
+
+if TYPE_CHECKING:  # imported when the workers are forked
+    from shoal.engine.local.door import Door
 
 _FREE, _STARTING, _ALIVE, _DEAD = range(4)  # SlotState in core/abi.h
 _CMD_EXIT = 1
@@ -31,6 +35,7 @@ CROWD = 4  # from so many workers per CPU on, another one is forked only every C
 CROWD_PAUSE_S = 0.05
 SPREAD_S = 0.001  # between two looks at tasks that wait although workers sleep
 IDLE_S = 2.0  # workers beyond the number of CPUs leave when they have been idle for so long
+NO_WORKER_S = 5  # a session in which no worker can be started for so long is given up
 GRACE_S = 0.03  # at the end workers may leave by themselves for so long
 TRIM_AFTER_S = 10  # memory idle for so long goes back to the system
 
@@ -51,26 +56,47 @@ class Child:
 
 class Supervisor:
     def __init__(self, boot: dict[str, Any]) -> None:
-        from shoal.engine.local.session import DRIVER, EVENTFD, MEMFD, OUTPUT
+        from shoal.engine.local.session import DRIVER, EVENTFD, LISTENER, MEMFD, OUTPUT, SPILL
 
         hooks.install(None)
-        self.eventfd, self.output, self.driver = EVENTFD, OUTPUT, DRIVER
-        for fd in (MEMFD, EVENTFD, OUTPUT, DRIVER):
-            os.set_inheritable(fd, False)
+        self.memfd, self.eventfd, self.output = MEMFD, EVENTFD, OUTPUT
+        self.driver = DRIVER if boot["driver"] else -1  # a detached session has none
+        self.listener = LISTENER if boot["place"] else -1
+        for fd in (MEMFD, EVENTFD, OUTPUT, self.driver, self.listener):
+            if fd >= 0:
+                os.set_inheritable(fd, False)
         _core.attach(MEMFD, EVENTFD, 1, _core.SUPERVISOR)
+        self.spill = [SPILL] if boot["spill"] else []
+        if self.spill:
+            os.set_inheritable(SPILL, False)
+            _core._use_spill_file(SPILL)
         _core.label("supervisor")
+        if self.driver < 0:
+            output.log_to(OUTPUT)
+            # Whoever started the session was its first participant, and has left it by now.
+            _core.recover(0, False)
+            _core.sweep(0)
+            _core.free_slot(0)
         self._config_ref = _core.config()
         self.config = _core.get(self._config_ref, None)
         self.cpus = max(1, round(self.config["cpus"])) if self.config["cpus"] else 0
         self.children: dict[int, Child] = {}  # by slot
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.eventfd, selectors.EVENT_READ, self._on_event)
-        self.selector.register(self.driver, selectors.EVENT_READ, self._on_driver_death)
+        if self.driver >= 0:
+            self.selector.register(self.driver, selectors.EVENT_READ, self._on_driver_gone)
+            # The driver alone reads this pipe. If nobody does any more it has become another program (exec), or closed its files.
+            self.selector.register(self.output, selectors.EVENT_READ, self._on_driver_gone)
         self.next_growth = 0.0
         self.spread_at: float | None = None
         self.spread_last, self.taken = 0.0, -1
         self.idle_since: float | None = None
+        self.refused_since: float | None = None  # since when no worker could be forked
         self.ending = False
+        self.terminated = False
+        self.place: list[str] | None = boot["place"]
+        self.door: Door | None = None
+        self.started = time.monotonic()
 
     def raise_file_limit(self) -> None:
         """Three descriptors for each worker add up; the workers themselves get the user's limit back."""
@@ -80,14 +106,14 @@ class Supervisor:
     # -- the loop -------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        for _ in range(self.cpus):
-            self.fork_worker()
+        self._fork_workers(self.cpus)
         # Later workers get these ready-made; the first ones should not wait for them.
         import asyncio  # noqa: F401
         import concurrent.futures.thread  # noqa: F401
 
+        self.open_door()
         next_look: float | None = time.monotonic()
-        while not self.ending:
+        while not self.ending and not self.terminated:
             due = min((t for t in (next_look, self.spread_at) if t is not None), default=None)
             events = self.selector.select(None if due is None else max(0.0, due - time.monotonic()))
             for key, _ in events:
@@ -105,14 +131,31 @@ class Supervisor:
                 next_look = None if wait is None else now + wait
         self.end()
 
+    def open_door(self) -> None:
+        if self.place is not None:
+            from shoal.engine.local.door import Door
+            from shoal.engine.local.places import Place
+
+            self.door = Door(self, self.listener, Place(*self.place))
+
+    def shared_descriptors(self) -> list[int]:
+        """What a guest is given, in the order in which join.py takes it."""
+        return [self.memfd, self.eventfd, *self.spill]
+
     def _on_event(self, _key: Any) -> None:
         try:
             os.read(self.eventfd, 8)
         except BlockingIOError:
             pass
 
-    def _on_driver_death(self, _key: Any) -> None:
+    def _on_driver_gone(self, _key: Any) -> None:
+        _core.end_reason("found the pipe closed by which the driver gets what workers print, and ended")
         self.ending = True
+
+    def terminate(self, _signal: int, _frame: Any) -> None:
+        """SIGTERM, from `shoal stop` or the system: the session ends."""
+        self.terminated = True
+        _core.ring_supervisor()
 
     def look(self) -> float | None:
         """Do what there is to do; returns the seconds until the next look without an event (None: no need)."""
@@ -120,7 +163,7 @@ class Supervisor:
             child = self.children.get(slot)
             if child is not None:
                 signal.pidfd_send_signal(child.pidfd, signal.SIGKILL if bits & CMD_KILL else signal.SIGINT)
-        waits = [self._grow(), self._shrink(), self._trim()]
+        waits = [self._grow(), self._shrink(), self._trim(), self.door.look() if self.door is not None else None]
         return min((w for w in waits if w is not None), default=None)
 
     def _spread(self, now: float) -> None:
@@ -151,12 +194,31 @@ class Supervisor:
                 return self.next_growth - now
             missing = 1
             self.next_growth = now + CROWD_PAUSE_S
-        try:
-            for _ in range(min(missing, max(2, self.cpus))):
-                self.fork_worker()
-        except (exceptions.LimitError, OSError):  # too many processes or files, or too little memory
+        if not self._fork_workers(min(missing, max(2, self.cpus))):
             return CROWD_PAUSE_S  # they wait until another process has ended
         return GROW_AGAIN_S
+
+    def _fork_workers(self, n: int) -> bool:
+        """Whether that went well. Otherwise there are too many processes or files, or there is too little memory: this is said
+        once, and tried again. Without any worker nothing can go on, and the session ends after a while."""
+        try:
+            for _ in range(n):
+                self.fork_worker()
+        except exceptions.LimitError:
+            return False
+        except OSError as error:
+            why = str(explain(error, "start another worker process"))
+            now = time.monotonic()
+            if self.refused_since is None:
+                self.refused_since = now
+                note = "tasks wait for those there are" if self.children else "no task can run"
+                send(self.output, 2, os.getpid(), "supervisor", f"shoal: {why}; {note}\n".encode())
+            if not self.children and now - self.refused_since > NO_WORKER_S:
+                _core.end_reason(f"gave up, as there was no worker for {NO_WORKER_S} s: it {why}"[:255])
+                self.ending = True
+            return False
+        self.refused_since = None
+        return True
 
     def _shrink(self) -> float | None:
         workers = [p for p in _core.processes() if p["role"] == _core.WORKER]
@@ -192,15 +254,19 @@ class Supervisor:
         slot = _core.claim_slot()
         pipes: list[tuple[int, int]] = []
         parent = os.getpid()
+        place = -1
         try:
             pipes += [os.pipe()]
             pipes += [os.pipe()]
+            place = os.open(os.devnull, os.O_RDONLY)  # once the worker lives its pidfd must not be one file too many
             pid = os.fork()
         except OSError:
-            for fd in (fd for pair in pipes for fd in pair):
-                os.close(fd)
+            for fd in (*(fd for pair in pipes for fd in pair), place):
+                if fd >= 0:
+                    os.close(fd)
             _core.free_slot(slot)
             raise
+        os.close(place)
         if pid == 0:
             self._be_worker(slot, parent, pipes)
         for _, write_end in pipes:
@@ -230,7 +296,11 @@ class Supervisor:
                         os.close(fd)
                     except OSError:
                         pass
-            os.close(self.driver)
+            for fd in (self.driver, self.listener if self.door is None else -1):
+                if fd >= 0:
+                    os.close(fd)
+            if self.door is not None:
+                self.door.close_in_child()
             resource.setrlimit(resource.RLIMIT_NOFILE, self.file_limit)
             from shoal.engine.local import worker
 
@@ -283,13 +353,16 @@ class Supervisor:
         except ChildProcessError:
             code = -signal.SIGKILL
         slot = child.slot
-        _core.recover(slot)  # first of all: somebody may be waiting for a lock, even he who is to read the output
+        _core.recover(slot, True)  # first of all: somebody may be waiting for a lock, even he who is to read the output
         self.selector.unregister(child.pidfd)
         os.close(child.pidfd)
         self._forward_last(child)
         del self.children[slot]
-        _, role, _, actor, label = _core.slot_info(slot)
-        reason = _reason(code)
+        self.bury(slot, child.pid, code, _reason(code))
+
+    def bury(self, slot: int, pid: int, code: int, reason: str) -> None:
+        """What is left to do once recover() was there: for a worker and for a guest."""
+        _, _, _, actor, label = _core.slot_info(slot)
         creation = 0
         while task := _core.next_running(slot):
             info = _core.task_info(task)
@@ -298,12 +371,12 @@ class Supervisor:
                 creation = task
                 if self._restart(task, info, actor):
                     continue
-                self._dead_actor(actor, child.pid, code, reason)
+                self._dead_actor(actor, pid, code, reason)
                 _core.finish_silent(task)
             else:
-                self._orphan(task, info, child.pid, label, reason)
+                self._orphan(task, info, pid, label, reason)
         if actor and not creation:
-            self._dead_actor(actor, child.pid, code, reason)
+            self._dead_actor(actor, pid, code, reason)
         for unborn in _core.sweep(slot):
             death = exceptions.ActorDiedError(f"it was never started: the process that was about to {reason}")
             mourn(unborn, _core.put_error(death), death)
@@ -368,7 +441,10 @@ class Supervisor:
     def end(self) -> None:
         """No process of the session outlives its supervisor."""
         deadline = time.monotonic() + GRACE_S
-        _core.stop()
+        if self.door is not None:
+            self.door.close()
+        if not self.ending:
+            _core.stop()
         children = list(self.children.values())
         if not self.ending:  # the driver lives: let workers finish what they print
             for child in children:
@@ -386,6 +462,7 @@ class Supervisor:
             except ChildProcessError:
                 pass
             self._forward_last(child)
+        _core.session_over()  # guests live on, and are to know
         end_output(self.output)
         os._exit(0)
 
@@ -412,6 +489,7 @@ def _reason(code: int) -> str:
 def main(boot: dict[str, Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     supervisor = Supervisor(boot)
+    signal.signal(signal.SIGTERM, supervisor.terminate)
     try:
         import numpy  # noqa: F401  (once here instead of once in every worker)
     except ImportError:
