@@ -8,10 +8,13 @@ Every process unpickles an export once and keeps the result.
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
+import sys
 from typing import Any
 
 from shoal import _core
+from shoal.engine.local.environment import Applied
 from shoal.serialization import dumps_by_value
 
 _FUNCTIONS = 3  # NAMES_FUNCTION in core/abi.h
@@ -35,14 +38,18 @@ class Exports:
     def __init__(self) -> None:
         self._loaded: dict[int, Export] = {}
         self._refs: dict[int, Any] = {}  # keeps the objects, so that handles in this process stay valid
+        self._path = set(sys.path)  # what every process of the session imports from
 
     def add(self, name: str, target: Any, extras: dict[str, Any]) -> int:
         """Store `target`; returns its handle. Raises PicklingError."""
         (code, extra_code), refs = _core.collect_refs(lambda: (dumps_by_value(target), dumps_by_value(extras)))
-        key = hashlib.blake2b(code + b"\0" + extra_code + name.encode(), digest_size=24).hexdigest()
+        path = [
+            (i, os.path.abspath(p)) for i, p in enumerate(sys.path) if isinstance(p, str) and p not in self._path
+        ]  # added to it since
+        key = hashlib.blake2b(code + b"\0" + extra_code + repr((name, path)).encode(), digest_size=24).hexdigest()
         ref: Any = _core.name_get(_FUNCTIONS, key)
         if ref is None:
-            ref = _core.put((name, extra_code, code, refs), False)  # with them it keeps what the function refers to
+            ref = _core.put((name, extra_code, code, refs, path), False)  # with them it keeps what the function refers to
             if not _core.name_set(_FUNCTIONS, key, ref):  # somebody was quicker
                 ref = _core.name_get(_FUNCTIONS, key)
         handle: int = ref._handle
@@ -54,8 +61,16 @@ class Exports:
         export = self._loaded.get(handle)
         if export is None:
             ref = _core.share(handle)
-            name, extra_code, code, _ = _core.get(ref, None)
-            export = Export(name, pickle.loads(extra_code), pickle.loads(code))
+            name, extra_code, code, _, path = _core.get(ref, None)
+            for index, folder in path:
+                if folder not in sys.path:
+                    sys.path.insert(index, folder)
+            extras = pickle.loads(extra_code)
+            if "runtime_env" in extras:  # it says where to import from, too
+                with Applied(extras["runtime_env"]):
+                    export = Export(name, extras, pickle.loads(code))
+            else:
+                export = Export(name, extras, pickle.loads(code))
             self._refs[handle] = ref
             self._loaded[handle] = export
         return export

@@ -20,6 +20,7 @@ from shoal import engine as engines
 from shoal._options import RESOURCE_UNIT, validate_init_resources
 from shoal.engine.local import hooks
 from shoal.engine.local.engine import LocalEngine
+from shoal.engine.local.environment import folders_to_import_from
 from shoal.engine.local.output import OutputPrinter, make_pipe
 from shoal.exceptions import SessionError
 
@@ -129,12 +130,13 @@ class Session:
         units.setdefault("GPU", _visible_gpus() * RESOURCE_UNIT)
         units.setdefault("memory", int(memory_limit() * (1 - ARENA_SHARE)))
         log = settings.get("log_to_driver")
-        config = {
+        config: dict[str, Any] = {
             "namespace": settings.get("namespace") or "default",
             "cpus": units["CPU"] / RESOURCE_UNIT,
             "driver": self.owner,
             "log_to_driver": True if log is None else bool(log),
             "gpus": units["GPU"] > 0,
+            "runtime_env": settings.get("runtime_env") or {},
             # The devices that "GPU 0", "GPU 1", ... stand for; empty: their numbers.
             "gpu_names": [x.strip() for x in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if x.strip()],
         }
@@ -150,7 +152,7 @@ class Session:
         read_end, write_end = make_pipe()
         self.printer = OutputPrinter(read_end)
         try:
-            self.supervisor = self._spawn(memfd, eventfd, write_end, (settings.get("runtime_env") or {}).get("env_vars") or {})
+            self.supervisor = self._spawn(memfd, eventfd, write_end, config["runtime_env"])
         finally:
             os.close(write_end)
         self._pidfd = os.pidfd_open(self.supervisor)
@@ -161,12 +163,17 @@ class Session:
         atexit.register(self._at_exit)
         return self.engine
 
-    def _spawn(self, memfd: int, eventfd: int, output: int, variables: dict[str, Any]) -> int:
+    def _spawn(self, memfd: int, eventfd: int, output: int, runtime_env: dict[str, Any]) -> int:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if 0 <= limit <= DRIVER:
             raise SessionError(f"a session needs room for {DRIVER + 1} open files, but `ulimit -n` is {limit}: raise it")
         path: list[Any] = sys.path
-        boot = {"path": [_absolute(p) for p in path if isinstance(p, str)], "driver": self.owner}
+        boot = {
+            "path": [*folders_to_import_from(runtime_env), *(_absolute(p) for p in path if isinstance(p, str))],
+            "folder": runtime_env.get("working_dir"),
+            "driver": self.owner,
+        }
+        variables = runtime_env.get("env_vars") or {}
         environment = {**os.environ, **{name: str(text) for name, text in variables.items()}}
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             environment.setdefault(name, "1")  # a process per core already: threads in each would only get in the way

@@ -392,6 +392,8 @@ def _reason(code: int) -> str:
 
 def main(boot: dict[str, Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if boot["folder"]:
+        os.chdir(boot["folder"])
     supervisor = Supervisor(boot)
     try:
         import numpy  # noqa: F401  (once here instead of once in every worker)
