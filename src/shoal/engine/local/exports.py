@@ -43,7 +43,8 @@ class Exports:
     def add(self, name: str, target: Any, extras: dict[str, Any]) -> int:
         """Store `target`; returns its handle. Raises PicklingError."""
         (code, extra_code), refs = _core.collect_refs(lambda: (dumps_by_value(target), dumps_by_value(extras)))
-        added = [(i, p) for i, p in enumerate(sys.path) if isinstance(p, str) and p not in self._path]
+        entries: list[Any] = sys.path
+        added = [(i, p) for i, p in enumerate(entries) if isinstance(p, str) and p not in self._path]
         path = [(i, os.path.abspath(p)) for i, p in added]
         key = hashlib.blake2b(code + b"\0" + extra_code + repr((name, path)).encode(), digest_size=24).hexdigest()
         ref: Any = _core.name_get(_FUNCTIONS, key)
