@@ -37,19 +37,20 @@ class Exports:
 
     def __init__(self) -> None:
         self._loaded: dict[int, Export] = {}
+        self.known_path = set(sys.path)  # what every process of the session imports from; for a guest: nothing
         self._refs: dict[int, Any] = {}  # keeps the objects, so that handles in this process stay valid
-        self._path = set(sys.path)  # what every process of the session imports from
 
     def add(self, name: str, target: Any, extras: dict[str, Any]) -> int:
         """Store `target`; returns its handle. Raises PicklingError."""
+        folders: list[Any] = sys.path
+        added = [os.path.abspath(p) for p in folders if p not in self.known_path and isinstance(p, str)]
+        if added:
+            extras = {**extras, "path": added}
         (code, extra_code), refs = _core.collect_refs(lambda: (dumps_by_value(target), dumps_by_value(extras)))
-        entries: list[Any] = sys.path
-        added = [(i, p) for i, p in enumerate(entries) if isinstance(p, str) and p not in self._path]
-        path = [(i, os.path.abspath(p)) for i, p in added]
-        key = hashlib.blake2b(code + b"\0" + extra_code + repr((name, path)).encode(), digest_size=24).hexdigest()
+        key = hashlib.blake2b(code + b"\0" + extra_code + name.encode(), digest_size=24).hexdigest()
         ref: Any = _core.name_get(_FUNCTIONS, key)
         if ref is None:
-            ref = _core.put((name, extra_code, code, refs, path), False)  # with them it keeps what the function refers to
+            ref = _core.put((name, extra_code, code, refs), False)  # with them it keeps what the function refers to
             if not _core.name_set(_FUNCTIONS, key, ref):  # somebody was quicker
                 ref = _core.name_get(_FUNCTIONS, key)
         handle: int = ref._handle
@@ -61,11 +62,9 @@ class Exports:
         export = self._loaded.get(handle)
         if export is None:
             ref = _core.share(handle)
-            name, extra_code, code, _, path = _core.get(ref, None)
-            for index, folder in path:
-                if folder not in sys.path:
-                    sys.path.insert(index, folder)
+            name, extra_code, code, _ = _core.get(ref, None)
             extras = pickle.loads(extra_code)
+            sys.path += [folder for folder in extras.pop("path", ()) if folder not in sys.path]
             if "runtime_env" in extras:  # it says where to import from, too
                 with Applied(extras["runtime_env"]):
                     export = Export(name, extras, pickle.loads(code))
