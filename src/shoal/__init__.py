@@ -21,7 +21,7 @@ if sys.platform != "linux":  # the native module cannot be there; say so instead
         "Use a Linux container, a virtual machine or WSL 2 here"
     )
 
-from shoal import _futures, actor, exceptions, remote_function, runtime_context, sync, util
+from shoal import _futures, _requirements, actor, exceptions, remote_function, runtime_context, sync, util
 from shoal._api import (
     available_resources,
     cancel,
@@ -48,6 +48,7 @@ from shoal.runtime_context import get_runtime_context
 from shoal.sync import lock
 from shoal.versioned import Versioned
 
+_requirements.check()
 _futures.install()
 
 ObjectID = ObjectRef  # Ray's older name
