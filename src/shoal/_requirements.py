@@ -19,6 +19,11 @@ def _in_a_sub_interpreter() -> bool:
     return False
 
 
+if sys.platform != "linux":  # the native module cannot be there; say so instead of that it is missing
+    raise ImportError(
+        f"Shoal runs on Linux (x86-64, arm64) only, and this is {sys.platform}: it is built on memfd, futexes and pidfds. "
+        "Use a Linux container, a virtual machine or WSL 2 here"
+    )
 if _in_a_sub_interpreter():  # loaded a second time, the native part would take the first one's types away
     raise ImportError(
         "shoal does not work in a sub-interpreter: its native part keeps one session per process. Use it in the main interpreter; "
