@@ -170,6 +170,48 @@ QUIET = {
         shoal.get(say.remote())
         """),
     "a file closed before": session("shoal.get(double.remote(1)); sys.stdout.close(); sys.stderr.close()"),
+    "a session that starts while the program ends": """
+        import threading
+        threading.Thread(target=lambda: shoal.init(num_cpus=1), daemon=True).start()
+        time.sleep(0.02)
+        """,
+    "a first use while the program ends": """
+        import threading
+        threading.Thread(target=lambda: (time.sleep(0.05), shoal.get(double.remote(1)))).start()
+        """,
+    "a daemon thread holds a lock": session("""
+        import threading
+        held = threading.Event()
+        def hold():
+            with shoal.lock("x"): held.set(); time.sleep(60)
+        threading.Thread(target=hold, daemon=True).start()
+        held.wait()
+        """),
+    "a thread with a small stack": session("""
+        import threading
+        threading.stack_size(65536)
+        thread = threading.Thread(target=lambda: shoal.get(double.remote(shoal.put(np.zeros(100_000)))))
+        thread.start(); thread.join()
+        """),
+    "a recursion that is too deep": session("""
+        def deep(): return shoal.get(shoal.put(1)) + deep()
+        try:
+            deep()
+        except RecursionError:
+            pass
+        assert shoal.get(double.remote(1)) == 2
+        """),
+    "no output at all": session("""
+        sys.stdout = sys.stderr = None
+        @shoal.remote
+        def say(): print("said")
+        shoal.get(say.remote())
+        """),
+    "modules that are gone": session("""
+        ref = double.remote(1)
+        for name in list(sys.modules):
+            if name.startswith("shoal"): del sys.modules[name]
+        """),
     "many sessions": "for i in range(3): shoal.init(num_cpus=1); assert shoal.get(double.remote(i)) == 2 * i; shoal.shutdown()",
     "pools of threads": session("""
         from concurrent.futures import ThreadPoolExecutor
