@@ -130,6 +130,7 @@ def test_an_actor_that_waits_for_its_own_call():
 def test_a_lock_and_a_result():
     """The driver holds the lock and waits for a call that needs it."""
     lock, party = shoal.lock("held by the driver"), Party.remote()
+    assert shoal.get(party.echo.remote(True))  # its start does not count
     start = time.monotonic()
     with lock:
         call = party.take.remote(lock)
