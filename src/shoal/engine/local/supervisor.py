@@ -488,6 +488,8 @@ def _reason(code: int) -> str:
 
 def main(boot: dict[str, Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if boot["folder"]:
+        os.chdir(boot["folder"])
     supervisor = Supervisor(boot)
     signal.signal(signal.SIGTERM, supervisor.terminate)
     try:
