@@ -6,7 +6,6 @@ import atexit
 import os
 import socket
 import struct
-import sys
 from typing import Any
 
 from shoal import _core, _futures
@@ -179,9 +178,16 @@ class GuestSession:
             config["namespace"] = settings["namespace"]
         self.engine = LocalEngine(config)
         self.engine.process_facts = {"mode": "guest"}
-        self.engine.exports.path = [os.path.abspath(p) for p in sys.path]
+        self.engine.exports.known_path = set()
         atexit.register(self._at_exit)
         return self.engine
+
+    def forked(self) -> None:
+        """This is the copy of a fork: the core has closed the connection, by whose end the supervisor knows of the guest's."""
+        atexit.unregister(self._at_exit)
+        if self.connection is not None:
+            self.connection.detach()
+        self.connection = self.engine = None
 
     def _at_exit(self) -> None:
         # The end of the process says the rest: what it still holds is given back then, and nothing need be copied.

@@ -12,6 +12,7 @@ without text ends a line that was begun; one for stream 0 ends the session's out
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import io
 import os
@@ -101,6 +102,11 @@ class TaskStream(io.TextIOBase):
                 self._parts = []
             self._send(data)
 
+    def forked(self) -> None:
+        """In the child of a fork: what was begun is the parent's to print, and so is a lock that another thread may hold."""
+        self._lock = threading.Lock()
+        self._parts = []
+
     def _send(self, data: bytes) -> None:
         if self._pipe is not None:
             send(self._pipe, self._stream, os.getpid(), self.name_now, data)
@@ -173,7 +179,18 @@ class OutputPrinter(Lines):
         super().__init__()
         self._pipe = pipe
         self._thread = threading.Thread(target=self._run, name="shoal-output", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # no more threads
+            os.close(pipe)
+            raise
+
+    def close_pipe(self) -> None:
+        """At the end of it; and in the child of a fork, where the thread is the parent's, the copy of the pipe in nobody's use."""
+        pipe, self._pipe = self._pipe, -1
+        if pipe >= 0:
+            with contextlib.suppress(OSError):  # the program has closed it
+                os.close(pipe)
 
     def close(self) -> None:
         """Print what is left; the supervisor has sent the end of it, or is dead and its end of the pipe closed."""
@@ -190,7 +207,7 @@ class OutputPrinter(Lines):
             left, going = self._frames(left + data) if data else (b"", False)
         for pid, stream in list(self._open):
             self.finish_line(pid, stream)
-        os.close(self._pipe)
+        self.close_pipe()
 
     def _frames(self, data: bytes) -> tuple[bytes, bool]:
         """Print the frames of `data`; returns what is left of it, and whether more is to come."""

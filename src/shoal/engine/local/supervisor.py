@@ -16,12 +16,14 @@ import selectors
 import signal
 import sys
 import time
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from shoal import _core, exceptions
 from shoal.engine.local import hooks, output
 from shoal.engine.local.actor_host import EXIT_NO_HANDLES, EXIT_SELF
 from shoal.engine.local.engine import ACTOR_CALL, CANCELLED, CMD_KILL, CREATE_ACTOR, mourn
+from shoal.engine.local.limits import explain
 from shoal.engine.local.output import end_output, finish_line, send
 
 if TYPE_CHECKING:  # imported when the workers are forked
@@ -32,7 +34,9 @@ _CMD_EXIT = 1
 GROW_AGAIN_S = 0.002  # between two looks while there is work and nobody idle
 CROWD = 4  # from so many workers per CPU on, another one is forked only every CROWD_PAUSE_S
 CROWD_PAUSE_S = 0.05
+SPREAD_S = 0.001  # between two looks at tasks that wait although workers sleep
 IDLE_S = 2.0  # workers beyond the number of CPUs leave when they have been idle for so long
+NO_WORKER_S = 5  # a session in which no worker can be started for so long is given up
 GRACE_S = 0.03  # at the end workers may leave by themselves for so long
 TRIM_AFTER_S = 10  # memory idle for so long goes back to the system
 
@@ -81,9 +85,14 @@ class Supervisor:
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.eventfd, selectors.EVENT_READ, self._on_event)
         if self.driver >= 0:
-            self.selector.register(self.driver, selectors.EVENT_READ, self._on_driver_death)
+            self.selector.register(self.driver, selectors.EVENT_READ, self._on_driver_gone)
+            # The driver alone reads this pipe. If nobody does any more it has become another program (exec), or closed its files.
+            self.selector.register(self.output, selectors.EVENT_READ, self._on_driver_gone)
         self.next_growth = 0.0
+        self.spread_at: float | None = None
+        self.spread_last, self.taken = 0.0, -1
         self.idle_since: float | None = None
+        self.refused_since: float | None = None  # since when no worker could be forked
         self.ending = False
         self.terminated = False
         self.place: list[str] | None = boot["place"]
@@ -98,24 +107,29 @@ class Supervisor:
     # -- the loop -------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        for _ in range(self.cpus):
-            self.fork_worker()
+        self._fork_workers(self.cpus)
         # Later workers get these ready-made; the first ones should not wait for them.
         import asyncio  # noqa: F401
         import concurrent.futures.thread  # noqa: F401
 
         self.open_door()
-        timeout: float | None = 0
+        next_look: float | None = time.monotonic()
         while not self.ending and not self.terminated:
-            events = self.selector.select(timeout)
+            due = min((t for t in (next_look, self.spread_at) if t is not None), default=None)
+            events = self.selector.select(None if due is None else max(0.0, due - time.monotonic()))
             for key, _ in events:
                 key.data(key)
             # Only now, after the eventfd was read and before anything is looked at: whoever rings from here on writes to
             # the eventfd again. (The other way round a ring between the two would be read away and never looked at.)
-            _core.supervisor_looks()
+            rung = _core.supervisor_looks()
             if _core.stopping():
                 break
-            timeout = self.look()
+            now = time.monotonic()
+            if self.spread_at is not None or _core.crowd():
+                self._spread(now)
+            if rung or any(key.fd != self.eventfd for key, _ in events) or (next_look is not None and now >= next_look):
+                wait = self.look()
+                next_look = None if wait is None else now + wait
         self.end()
 
     def open_door(self) -> None:
@@ -135,7 +149,8 @@ class Supervisor:
         except BlockingIOError:
             pass
 
-    def _on_driver_death(self, _key: Any) -> None:
+    def _on_driver_gone(self, _key: Any) -> None:
+        _core.end_reason("found the pipe closed by which the driver gets what workers print, and ended")
         self.ending = True
 
     def terminate(self, _signal: int, _frame: Any) -> None:
@@ -151,6 +166,16 @@ class Supervisor:
                 signal.pidfd_send_signal(child.pidfd, signal.SIGKILL if bits & CMD_KILL else signal.SIGINT)
         waits = [self._grow(), self._shrink(), self._trim(), self.door.look() if self.door is not None else None]
         return min((w for w in waits if w is not None), default=None)
+
+    def _spread(self, now: float) -> None:
+        """Do short tasks keep the cores busy, or do workers that sleep have to help? See core/wait.cpp."""
+        if self.spread_at is None:
+            self.taken = -1
+        elif now < self.spread_at:
+            return
+        self.taken = _core.spread(self.taken, 1000 * (now - self.spread_last))
+        self.spread_last = now
+        self.spread_at = None if self.taken < 0 else now + SPREAD_S
 
     def _grow(self) -> float | None:
         workers, starting = 0, 0
@@ -170,12 +195,31 @@ class Supervisor:
                 return self.next_growth - now
             missing = 1
             self.next_growth = now + CROWD_PAUSE_S
-        try:
-            for _ in range(min(missing, max(2, self.cpus))):
-                self.fork_worker()
-        except (exceptions.LimitError, OSError):  # too many processes or files, or too little memory
+        if not self._fork_workers(min(missing, max(2, self.cpus))):
             return CROWD_PAUSE_S  # they wait until another process has ended
         return GROW_AGAIN_S
+
+    def _fork_workers(self, n: int) -> bool:
+        """Whether that went well. Otherwise there are too many processes or files, or there is too little memory: this is said
+        once, and tried again. Without any worker nothing can go on, and the session ends after a while."""
+        try:
+            for _ in range(n):
+                self.fork_worker()
+        except exceptions.LimitError:
+            return False
+        except OSError as error:
+            why = str(explain(error, "start another worker process"))
+            now = time.monotonic()
+            if self.refused_since is None:
+                self.refused_since = now
+                note = "tasks wait for those there are" if self.children else "no task can run"
+                send(self.output, 2, os.getpid(), "supervisor", f"shoal: {why}; {note}\n".encode())
+            if not self.children and now - self.refused_since > NO_WORKER_S:
+                _core.end_reason(f"gave up, as there was no worker for {NO_WORKER_S} s: it {why}"[:255])
+                self.ending = True
+            return False
+        self.refused_since = None
+        return True
 
     def _shrink(self) -> float | None:
         workers = [p for p in _core.processes() if p["role"] == _core.WORKER]
@@ -211,15 +255,19 @@ class Supervisor:
         slot = _core.claim_slot()
         pipes: list[tuple[int, int]] = []
         parent = os.getpid()
+        place = -1
         try:
             pipes += [os.pipe()]
             pipes += [os.pipe()]
+            place = os.open(os.devnull, os.O_RDONLY)  # once the worker lives its pidfd must not be one file too many
             pid = os.fork()
         except OSError:
-            for fd in (fd for pair in pipes for fd in pair):
-                os.close(fd)
+            for fd in (*(fd for pair in pipes for fd in pair), place):
+                if fd >= 0:
+                    os.close(fd)
             _core.free_slot(slot)
             raise
+        os.close(place)
         if pid == 0:
             self._be_worker(slot, parent, pipes)
         for _, write_end in pipes:
@@ -400,7 +448,8 @@ class Supervisor:
         deadline = time.monotonic() + GRACE_S
         if self.door is not None:
             self.door.close()
-        _core.stop()
+        if not self.ending:
+            _core.stop()
         children = list(self.children.values())
         if not self.ending:  # the driver lives: let workers finish what they print
             for child in children:
@@ -443,7 +492,12 @@ def _reason(code: int) -> str:
 
 
 def main(boot: dict[str, Any]) -> None:
+    # Python 3.12 and later warn of forks in a process with threads, which a BLAS may start. They hold no lock that a worker needs,
+    # and an error (-W error) would come after the fork.
+    warnings.filterwarnings("ignore", ".*use of fork", DeprecationWarning)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if boot["folder"]:
+        os.chdir(boot["folder"])
     supervisor = Supervisor(boot)
     signal.signal(signal.SIGTERM, supervisor.terminate)
     try:
