@@ -178,7 +178,10 @@ class Walk:
             victim = self.board.victim
             self.board.disarm()
             if problem:
-                self.fail(f"{kind} {'killed' if victim else 'to be killed'} at {mark}, passage {passage}, in {name} by {how}, seed {seed}: {problem}")
+                self.fail(
+                    f"{kind} {'killed' if victim else 'to be killed'} at {mark}, passage {passage}, "
+                    f"in {name} by {how}, seed {seed}: {problem}"
+                )
                 return True
             if victim:
                 return True
@@ -215,16 +218,24 @@ class Walk:
             else:
                 missed.append((kind, mark))
             if options.verbose and number % 50 == 49:
-                print(f"  {number + 1} of {len(pairs)}, {time.monotonic() - started:.0f} s, {len(self.failures)} failures", flush=True)
+                print(
+                    f"  {number + 1} of {len(pairs)}, {time.monotonic() - started:.0f} s, {len(self.failures)} failures", flush=True
+                )
         self.stop()
         print(f"crashpoints: {sum(died.values())} deaths at marks: " + ", ".join(f"{k} {died[k]}" for k in KINDS))
-        print(f"crashpoints: everybody gone {self.slowest_end:.3f} s after the death of a driver or supervisor at the latest, {self.late} times later than {GONE_S:g} s")
+        print(
+            f"crashpoints: everybody gone {self.slowest_end:.3f} s after the death of a driver or supervisor at the latest, "
+            f"{self.late} times later than {GONE_S:g} s"
+        )
         if missed:
             print(f"crashpoints: {len(missed)} pairs were not passed again in {TRIES} tries: {missed[:20]}")
         wanting = unreached if not options.only else []
         for mark in wanting:
             print(f"crashpoints: no workload reaches {mark}: {source[mark]}")
-        print(f"crashpoints: {len(self.failures)} failures, {len(wanting)} marks not reached, {time.monotonic() - started:.0f} s", flush=True)
+        print(
+            f"crashpoints: {len(self.failures)} failures, {len(wanting)} marks not reached, {time.monotonic() - started:.0f} s",
+            flush=True,
+        )
         return 1 if self.failures or wanting else 0
 
 

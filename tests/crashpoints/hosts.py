@@ -101,8 +101,9 @@ def rest(seconds: float) -> str:
     """What is wrong with the session once it has come to rest; empty: nothing."""
     import gc
 
-    from shoal import _core
     from tests.soak.driver import objects
+
+    from shoal import _core
 
     report, end = "it did not come to rest", time.monotonic() + seconds
     while time.monotonic() < end:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
+from tests.soak import running, sharing
+from tests.soak.running import mix, plain
 
 import shoal
 from shoal import _core, sync
@@ -29,8 +31,6 @@ from shoal.exceptions import (
     WorkerCrashedError,
     WritableViewsError,
 )
-from tests.soak import running, sharing
-from tests.soak.running import mix, plain
 
 Workload = Callable[[random.Random, int], int]
 
@@ -238,6 +238,9 @@ def dies_first(state: list[Any], job: int, how: str) -> Any:
         shoal.lock(guarded, rollback=True).acquire(timeout=30)
     elif how == "semaphore":
         semaphore.acquire(timeout=30)
+    elif how == "forgotten":  # more locks than a process has records for, each held in shared mode and lost
+        for _ in range(70):
+            shoal.lock().shared().acquire(timeout=10)
     elif how == "children":
         kept += [waits.remote(0.01, i) for i in range(3)]
     elif how == "actor":
@@ -249,7 +252,21 @@ def dies_first(state: list[Any], job: int, how: str) -> Any:
         kept.append(shoal.get(shoal.put(np.zeros(200_000))))
     elif how.startswith("at "):  # in the middle of some change
         _core.arm_crash_point(how[3:])
-        for size in (10, 1000, 40_000, 3 << 20, 20 << 20, 20 << 20, 20 << 20, 20 << 20, 20 << 20, 20 << 20, 20 << 20, 20 << 20, 20 << 20):
+        for size in (
+            10,
+            1000,
+            40_000,
+            3 << 20,
+            20 << 20,
+            20 << 20,
+            20 << 20,
+            20 << 20,
+            20 << 20,
+            20 << 20,
+            20 << 20,
+            20 << 20,
+            20 << 20,
+        ):
             kept.append(shoal.put(np.zeros(size, np.uint8)))
         shoal.get(kept[-1])
         shoal.get(kept[-9])
@@ -257,7 +274,7 @@ def dies_first(state: list[Any], job: int, how: str) -> Any:
     return -1
 
 
-HOWS = ["nothing", "lock", "shared", "undo", "draft", "semaphore", "children", "actor", "return", "view"]
+HOWS = ["nothing", "lock", "shared", "undo", "draft", "semaphore", "forgotten", "children", "actor", "return", "view"]
 HOWS += ["at tx.settle:5", "at tx.set:30", "at tx.locked:9"]
 
 
@@ -288,7 +305,10 @@ def deaths(rng: random.Random, scale: int, hows: Any = HOWS) -> int:
 
 def spilling_deaths(rng: random.Random, scale: int) -> int:
     """The same, in the middle of spilling and restoring."""
-    hows = [f"at {p}:1" for p in ("spill.marked", "spill.written", "spill.switched", "restore.marked", "restore.read", "restore.switched")]
+    hows = [
+        f"at {p}:1"
+        for p in ("spill.marked", "spill.written", "spill.switched", "restore.marked", "restore.read", "restore.switched")
+    ]
     return deaths(rng, scale, hows)
 
 
@@ -628,8 +648,6 @@ def odd_primitives(rng: random.Random, scale: int) -> int:
     for one in many:
         one.acquire(timeout=10)
         one.release()
-    for _ in range(66):  # held in shared mode, and forgotten
-        shoal.lock().shared().acquire(timeout=10)
     event.wait(0.001)
     sync.Event().wait(0.001)
     return 70
@@ -681,7 +699,22 @@ def spills(rng: random.Random, scale: int) -> int:
 
 
 ODD: list[Workload] = [
-    odd_tasks, cancels, odd_actors, deaths, spilling_deaths, stopped_waiters, circles, odd_objects, trims, lists, dicts, odd_queues, odd_locks, odd_primitives,
-    odd_versions, odd_names, spills,
-]  # fmt: skip
+    odd_tasks,
+    cancels,
+    odd_actors,
+    deaths,
+    spilling_deaths,
+    stopped_waiters,
+    circles,
+    odd_objects,
+    trims,
+    lists,
+    dicts,
+    odd_queues,
+    odd_locks,
+    odd_primitives,
+    odd_versions,
+    odd_names,
+    spills,
+]
 WORKLOADS: dict[str, Workload] = {w.__name__: w for w in [*running.ACTIVITIES, *sharing.ACTIVITIES, *ODD]}

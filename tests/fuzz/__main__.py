@@ -18,7 +18,17 @@ from tests.fuzz.targets import TARGETS
 ALL = {t.__name__: t for t in [api, *TARGETS]}
 TURN_S = 20.0  # a target's process lives for so long, then begins anew with the next seed
 HANG_S = 90.0  # beyond its time
-SHARES = {"api": 5, "door": 4, "answers": 2, "settings": 2, "boot": 1, "messages": 1, "frames": 1, "references": 1, "command_line": 1}
+SHARES = {
+    "api": 5,
+    "door": 4,
+    "answers": 2,
+    "settings": 2,
+    "boot": 1,
+    "messages": 1,
+    "frames": 1,
+    "references": 1,
+    "command_line": 1,
+}
 
 
 def one(name: str, seed: int, seconds: float, notebook: str) -> int:
@@ -68,11 +78,28 @@ def main() -> int:
             with open(notebook, "wb") as file:
                 file.write(b" " * 8000)
             seconds = max(1.0, min(TURN_S, end - time.monotonic()))
-            command = [sys.executable, "-m", "tests.fuzz", "--one", name, "--seed", str(turn_seed), "--seconds", str(seconds), "--notebook", notebook]
+            command = [
+                sys.executable,
+                "-m",
+                "tests.fuzz",
+                "--one",
+                name,
+                "--seed",
+                str(turn_seed),
+                "--seconds",
+                str(seconds),
+                "--notebook",
+                notebook,
+            ]
             process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                start_new_session=True,
                 env={**os.environ, "SHOAL_HOME": f"{folder}/home"},
-            )  # fmt: skip
+            )
             try:
                 output, _ = process.communicate(timeout=seconds + HANG_S)
                 what = f"ended with status {process.returncode}" if process.returncode else ""
@@ -86,7 +113,11 @@ def main() -> int:
                 failures += 1
                 with open(notebook, "rb") as file:
                     latest = file.read().rstrip().decode(errors="replace")
-                print(f"fuzz: {name} {what} (--only {name} --seed, of its turn: {turn_seed})\n  the latest: {latest[:1500]}\n{output[-5000:]}", flush=True)
+                print(
+                    f"fuzz: {name} {what} (--only {name} --seed, of its turn: {turn_seed})\n"
+                    f"  the latest: {latest[:1500]}\n{output[-5000:]}",
+                    flush=True,
+                )
             else:
                 tried[name] += int(output.rsplit("tried ", 1)[1])
     print(f"fuzz: {sum(tried.values())} inputs: " + ", ".join(f"{n} {tried[n]}" for n in sorted(tried)))

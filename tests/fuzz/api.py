@@ -48,7 +48,7 @@ class Nasty:
         raise ZeroDivisionError
 
     def __len__(self) -> int:
-        return -1
+        return -1  # noqa: PLE0303 (that is the point)
 
     def __iter__(self) -> Any:
         raise ZeroDivisionError
@@ -66,8 +66,26 @@ def allowed(error: BaseException) -> bool:
     from shoal.exceptions import ShoalError
     from shoal.sync import BrokenBarrierError
 
-    kinds = (ShoalError, TypeError, ValueError, OverflowError, LookupError, AttributeError, RuntimeError, ZeroDivisionError, MemoryError,
-             NotImplementedError, BufferError, StopIteration, TimeoutError, Empty, Full, BrokenBarrierError, Interrupted, AssertionError)  # fmt: skip
+    kinds = (
+        ShoalError,
+        TypeError,
+        ValueError,
+        OverflowError,
+        LookupError,
+        AttributeError,
+        RuntimeError,
+        ZeroDivisionError,
+        MemoryError,
+        NotImplementedError,
+        BufferError,
+        StopIteration,
+        TimeoutError,
+        Empty,
+        Full,
+        BrokenBarrierError,
+        Interrupted,
+        AssertionError,
+    )
     return isinstance(error, kinds) and not isinstance(error, SystemError)
 
 
@@ -88,23 +106,87 @@ class Things:
 
         self.task, self.actor = task, Actor.remote()
         self.make: list[Callable[[], Any]] = [
-            lambda: shoal.put(1), lambda: shoal.put(np.zeros(10), mutable=True), lambda: shoal.lock(), lambda: shoal.Queue(3), lambda: shoal.Dict({"a": 1}),
-            lambda: shoal.List([1, 2]), lambda: shoal.Counter(3), lambda: shoal.Value(2), lambda: shoal.Versioned(np.zeros(5)),
-            lambda: shoal.Ring(4, {"x": ((2,), "f4")}, prioritized=True), lambda: shoal.sync.Semaphore(2), lambda: shoal.sync.Event(),
-            lambda: shoal.sync.Condition(), lambda: shoal.sync.Barrier(2), lambda: task.remote(1), lambda: task, lambda: Actor, lambda: self.actor,
-            lambda: self.actor.method, lambda: shoal.get_runtime_context(),
-        ]  # fmt: skip
+            lambda: shoal.put(1),
+            lambda: shoal.put(np.zeros(10), mutable=True),
+            lambda: shoal.lock(),
+            lambda: shoal.Queue(3),
+            lambda: shoal.Dict({"a": 1}),
+            lambda: shoal.List([1, 2]),
+            lambda: shoal.Counter(3),
+            lambda: shoal.Value(2),
+            lambda: shoal.Versioned(np.zeros(5)),
+            lambda: shoal.Ring(4, {"x": ((2,), "f4")}, prioritized=True),
+            lambda: shoal.sync.Semaphore(2),
+            lambda: shoal.sync.Event(),
+            lambda: shoal.sync.Condition(),
+            lambda: shoal.sync.Barrier(2),
+            lambda: task.remote(1),
+            lambda: task,
+            lambda: Actor,
+            lambda: self.actor,
+            lambda: self.actor.method,
+            lambda: shoal.get_runtime_context(),
+        ]
         self.functions = [getattr(shoal, name) for name in shoal.__all__ if name not in LEFT_OUT and callable(getattr(shoal, name))]
         self.functions += [getattr(shoal.sync, name) for name in shoal.sync.__all__ if callable(getattr(shoal.sync, name))]
         self.functions += [v for v in vars(shoal.exceptions).values() if inspect.isclass(v) and issubclass(v, Exception)]
 
     def value(self, rng: random.Random) -> Any:
         plain: list[Any] = [
-            None, True, 0, 1, -1, 2, 7, 2**31, 2**63, 2**64, -(2**63), 10**30, 0.0, -0.5, 1e300, float("nan"), float("inf"), "", "a", "x" * 5000, "\0",
-            "\ud800", b"", b"x" * 100, (), [], {}, set(), object(), int, len, ..., NotImplemented, np.zeros(3), np.zeros((0, 3)), np.float32(2),
-            np.array([object()]), np.zeros(3, "datetime64[s]"), range(3), iter([1]), Nasty(), lambda: 1, Exception("x"), [1, [2, [3]]], {"a": 1}, slice(1, None),
-            memoryview(b"abc"), complex(1, 2), collections.deque([1]), "float64", "i8", (2, 3), [Nasty()],
-        ]  # fmt: skip
+            None,
+            True,
+            0,
+            1,
+            -1,
+            2,
+            7,
+            2**31,
+            2**63,
+            2**64,
+            -(2**63),
+            10**30,
+            0.0,
+            -0.5,
+            1e300,
+            float("nan"),
+            float("inf"),
+            "",
+            "a",
+            "x" * 5000,
+            "\0",
+            "\ud800",
+            b"",
+            b"x" * 100,
+            (),
+            [],
+            {},
+            set(),
+            object(),
+            int,
+            len,
+            ...,
+            NotImplemented,
+            np.zeros(3),
+            np.zeros((0, 3)),
+            np.float32(2),
+            np.array([object()]),
+            np.zeros(3, "datetime64[s]"),
+            range(3),
+            iter([1]),
+            Nasty(),
+            lambda: 1,
+            Exception("x"),
+            [1, [2, [3]]],
+            {"a": 1},
+            slice(1, None),
+            memoryview(b"abc"),
+            complex(1, 2),
+            collections.deque([1]),
+            "float64",
+            "i8",
+            (2, 3),
+            [Nasty()],
+        ]
         if rng.random() < 0.25:
             return rng.choice(self.make)()
         value = rng.choice(plain)
@@ -120,11 +202,30 @@ class Things:
         names = [n for n in dir(thing) if (not n.startswith("_") or n in _OPERATORS) and n not in LEFT_OUT]
         name = rng.choice(names)
         found = getattr(thing, name)
-        return f"{type(thing).__name__}.{name}", found if callable(found) else lambda *_, **__: setattr(thing, name, self.value(rng))
+        return f"{type(thing).__name__}.{name}", found if callable(found) else lambda *_, **__: setattr(
+            thing, name, self.value(rng)
+        )
 
 
-_OPERATORS = {"__getitem__", "__setitem__", "__delitem__", "__contains__", "__len__", "__iter__", "__eq__", "__hash__", "__repr__", "__call__", "__reduce__",
-              "__enter__", "__exit__", "__copy__", "__deepcopy__", "__iadd__", "__await__"}  # fmt: skip
+_OPERATORS = {
+    "__getitem__",
+    "__setitem__",
+    "__delitem__",
+    "__contains__",
+    "__len__",
+    "__iter__",
+    "__eq__",
+    "__hash__",
+    "__repr__",
+    "__call__",
+    "__reduce__",
+    "__enter__",
+    "__exit__",
+    "__copy__",
+    "__deepcopy__",
+    "__iadd__",
+    "__await__",
+}
 
 
 def arguments(rng: random.Random, things: Things, f: Callable[..., Any]) -> tuple[list[Any], dict[str, Any]]:

@@ -5,7 +5,20 @@ from __future__ import annotations
 import random
 from typing import Any
 
-_BYTES = [b"\0", b"\xff", b"\x80", b"\n", b"{", b"]", b'"', b"\x89SHOAL\r\n", b"\xff\xff\xff\xff", b"\0\0\0\0", b"9" * 30, b"[" * 2000]
+_BYTES = [
+    b"\0",
+    b"\xff",
+    b"\x80",
+    b"\n",
+    b"{",
+    b"]",
+    b'"',
+    b"\x89SHOAL\r\n",
+    b"\xff\xff\xff\xff",
+    b"\0\0\0\0",
+    b"9" * 30,
+    b"[" * 2000,
+]
 _INTS = [0, -1, 1, 2**31, -(2**31), 2**32, 2**63, 2**64, -(2**63) - 1, 10**40]
 
 

@@ -225,7 +225,10 @@ def boot(rng: random.Random, deadline: float, note: Note) -> int:
             settings = mutate_bytes(rng, settings).replace(b"\0", b"")
         note(settings)
         done = subprocess.run(
-            [sys.executable, "-c", _BOOT, settings], capture_output=True, timeout=60, env={**os.environ, "PYTHONPATH": os.pathsep.join(good["path"])}
+            [sys.executable, "-c", _BOOT, settings],
+            capture_output=True,
+            timeout=60,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(good["path"])},
         )
         assert done.returncode > 0, f"status {done.returncode}: {done.stderr[-2000:]!r}"
         tried += 1
@@ -245,7 +248,10 @@ def references(rng: random.Random, deadline: float, note: Note) -> int:
     numbers = [0, 1, -1, handle, handle + 1, handle ^ 1 << 32, 2**24 - 1, 2**24, 2**32, 2**63, 2**64 - 1, 2**64, None, "x", 1.5]
     while time.monotonic() < deadline:
         for _ in range(50):
-            args = (session if rng.random() < 0.8 else rng.choice(numbers), rng.choice([*numbers, rng.randrange(2**64), rng.randrange(100) | 1 << 32]))
+            args = (
+                session if rng.random() < 0.8 else rng.choice(numbers),
+                rng.choice([*numbers, rng.randrange(2**64), rng.randrange(100) | 1 << 32]),
+            )
             note(args)
             try:
                 ref = pickle.loads(pickle.dumps((_core._restore_ref, args)))[0](*args)
@@ -265,8 +271,35 @@ def command_line(rng: random.Random, deadline: float, note: Note) -> int:
     """The command `shoal`: an exit code, no traceback. (Nothing here starts a session.)"""
     from shoal.cli import main
 
-    words = ["status", "stop", "doctor", "--help", "--version", "--all", "--json", "", "-", "--", "x" * 3000, "../x", "\0", "é", "\ud800", "-1", "1e99",
-             "--token", "--token-file", "/dev/null", "/proc/self/mem", "/", "--timeout", "nan", "--name", "auto", "*"]  # fmt: skip
+    words = [
+        "status",
+        "stop",
+        "doctor",
+        "--help",
+        "--version",
+        "--all",
+        "--json",
+        "",
+        "-",
+        "--",
+        "x" * 3000,
+        "../x",
+        "\0",
+        "é",
+        "\ud800",
+        "-1",
+        "1e99",
+        "--token",
+        "--token-file",
+        "/dev/null",
+        "/proc/self/mem",
+        "/",
+        "--timeout",
+        "nan",
+        "--name",
+        "auto",
+        "*",
+    ]
     tried = 0
     while time.monotonic() < deadline:
         line = [rng.choice(words) for _ in range(rng.randrange(5))]
@@ -285,8 +318,20 @@ def settings(rng: random.Random, deadline: float, note: Note) -> int:
     import shoal
     from shoal.exceptions import ShoalError
 
-    names = ["num_cpus", "num_gpus", "resources", "object_store_memory", "namespace", "log_to_driver", "runtime_env", "session_name", "token",
-             "address", "spill_directory", "nonsense"]  # fmt: skip
+    names = [
+        "num_cpus",
+        "num_gpus",
+        "resources",
+        "object_store_memory",
+        "namespace",
+        "log_to_driver",
+        "runtime_env",
+        "session_name",
+        "token",
+        "address",
+        "spill_directory",
+        "nonsense",
+    ]
     tried = 0
     while time.monotonic() < deadline:
         arguments: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 16 << 20}

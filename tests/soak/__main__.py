@@ -148,7 +148,10 @@ class Soak:
         print(f"soak: deaths and stops: {dict(sorted(self.deaths.items()))}")
         if self.ends:
             late = sum(t > GONE_S for t in self.ends)
-            print(f"soak: all gone {max(self.ends):.2f} s after a driver's or supervisor's death at the latest, {late} later than {GONE_S:g} s")
+            print(
+                f"soak: all gone {max(self.ends):.2f} s after a driver's or supervisor's death at the latest, "
+                f"{late} of {len(self.ends)} later than {GONE_S:g} s"
+            )
             failures += late
         print(f"soak: shared memory of the machine grew by {grown >> 10} kB (others use it too); {failures} failures", flush=True)
         return min(failures, 1)

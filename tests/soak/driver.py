@@ -21,10 +21,11 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from tests.soak import running, sharing
+
 import shoal
 from shoal import _core
 from shoal.engine.local import session
-from tests.soak import running, sharing
 
 ARENA = 512 << 20
 HANG_S = 90.0  # without any activity coming to its end, once nobody is killed any more
@@ -135,13 +136,18 @@ def objects() -> list[str]:
         slots, entries = struct.unpack("2Q", os.pread(arena.fileno(), 16, 24))
         for index in range(1, 100_000):
             entry = os.pread(arena.fileno(), 128, entries + 128 * index)
-            _lock, gen, state, _waiter, holders, contained, _payload, size, kind, flags, _creator = struct.unpack("6I2Q2BH", entry[:44])
+            _lock, gen, state, _waiter, holders, contained, _payload, size, kind, flags, _creator = struct.unpack(
+                "6I2Q2BH", entry[:44]
+            )
             if gen == 0:
                 break
             if state:
                 bits = int.from_bytes(entry[64:128], "little")
                 held_by = [slot for slot in range(512) if bits >> slot & 1]
-                found.append(f"{index}: state {state}, kind {kind}, flags {flags}, {size} bytes, contained {contained}, held by {held_by} ({holders})")
+                found.append(
+                    f"{index}: state {state}, kind {kind}, flags {flags}, {size} bytes, contained {contained}, "
+                    f"held by {held_by} ({holders})"
+                )
     return found
 
 

@@ -205,7 +205,7 @@ class Threaded:
 def actors(rng: random.Random, scale: int) -> int:
     """Actors of three kinds that are killed and restarted, and keep what their constructor was given."""
     count = 0
-    for round_ in range(scale):
+    for _ in range(scale):
         data = np.arange(rng.choice([3, 20_000]))
         made = [(cls.remote(i, data), i, cls) for i, cls in enumerate((Plain, Plain, Asynchronous, Threaded))]
         expected, refs = [], []
@@ -243,7 +243,7 @@ class Short:
 def births(rng: random.Random, scale: int) -> int:
     """Actors that come and go at once, named ones too, killed before, while and after they start."""
     count = 0
-    for i in range(3 * scale):
+    for _ in range(3 * scale):
         name = f"soak-{rng.randrange(1 << 60)}-{os.getpid()}" if rng.random() < 0.5 else None
         actor = Short.options(name=name).remote()
         try:

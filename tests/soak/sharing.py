@@ -10,10 +10,10 @@ import random
 from typing import Any
 
 import numpy as np
+from tests.soak.running import large, mix
 
 import shoal
 from shoal.exceptions import LockHolderDied, VersionConflictError
-from tests.soak.running import large, mix
 
 ACCOUNTS = 40
 
@@ -324,9 +324,7 @@ def slices(rng: random.Random, scale: int) -> int:
     for _ in range(scale):
         ref = shoal.zeros(size, "i8")
         shoal.get([write_slice.remote([ref], job, jobs) for job in range(jobs)], timeout=240)
-        expected = np.concatenate(
-            [large(job, (job + 1) * size // jobs - job * size // jobs) for job in range(jobs)]
-        )
+        expected = np.concatenate([large(job, (job + 1) * size // jobs - job * size // jobs) for job in range(jobs)])
         assert (shoal.get(ref) == expected).all(), "a slice is not what its task wrote"
         while True:
             try:
