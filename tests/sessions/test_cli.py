@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 import pytest
+from other_process import gone
 
 import shoal
 from conftest import until
@@ -28,14 +29,6 @@ def cli(*arguments: str, code: int = 0) -> str:
 
 def status(*arguments: str) -> list[dict]:
     return json.loads(cli("status", "--json", *arguments))
-
-
-def gone(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] == "Z"  # nobody reaps it here, but it is no more
-    except FileNotFoundError:
-        return True
 
 
 @pytest.fixture
