@@ -66,10 +66,11 @@ class Keeper:
 """)
     first("keeper = Keeper.options(name='keeper', lifetime='detached').remote(); shoal.get(keeper.set.remote(5))")
     first("temporary = Keeper.options(name='temporary').remote(); shoal.get(temporary.set.remote(6))")
-    first("shoal.Dict(name='kept'); shoal.get(shoal.put(1))")
+    first("shoal.Dict(name='kept')['x'] = np.arange(1000)")
     first.kill()
     second = peer("tank")
     assert second("shoal.get(shoal.get_actor('keeper').get.remote())") == 5
+    assert second("int(shoal.Dict(name='kept')['x'].sum())") == 499500
     until(lambda: "temporary" not in second("str(shoal._core.name_list(1))"))
     second("shoal.shutdown()")
     (said,) = status()
