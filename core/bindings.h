@@ -136,6 +136,7 @@ bool fill_pickle(Handle h, PyObject* meta, PyObject* buffers, Collector& c);
 enum class Waited { DONE, TIMEOUT, FAILED };
 Waited wait_done(Handle h, u64 deadline, bool now);
 bool parse_timeout(PyObject* o, u64* deadline, bool* now);
+PyObject* not_in_time();  // TIMED_OUT
 bool ready_objects(PyObject* module);
 
 // This process waits: its CPU is lent out.
@@ -187,9 +188,14 @@ bool ready_memory(PyObject* module);
 // ------------------------------------------------------------------- versioned (bindings_versioned.cpp)
 bool ready_versioned(PyObject* module);
 
+// ------------------------------------------------------------------- ownership (bindings_ownership.cpp)
+bool ready_ownership(PyObject* module);
+void end_task_ownerships();  // the task of this thread is over: what it still owns is nobody's
+
 // ----------------------------------------------------------------------------- sync (bindings_sync.cpp)
 bool ready_sync(PyObject* module);
 void task_thread();         // tasks run in this thread
+bool in_task_thread();
 void end_task_locks();      // the task of this thread is over: the locks that it still holds are freed, and marked
 u64 thread_id();     // (slot + 1) << 32 | a number of this thread
 u64 coroutine_id();  // ... of nobody else

@@ -27,12 +27,12 @@ from typing import Any, cast
 __all__ = [
     "ActorAlreadyExistsError", "ActorDiedError", "ActorError", "ActorHandleNotFoundError",
     "ActorPlacementGroupRemoved", "ActorUnavailableError", "ActorUnschedulableError", "AsyncioActorExit",
-    "DeadlockError", "ForkedError", "GetTimeoutError", "InternalError", "LimitError", "LockHolderDied",
-    "NotInitializedError", "NotMutableError", "ObjectFreedError", "ObjectLostError",
+    "ClaimTimeoutError", "DeadlockError", "ForkedError", "GetTimeoutError", "InternalError", "LimitError", "LockHolderDied",
+    "NotInitializedError", "NotMutableError", "NotOwnerError", "ObjectFreedError", "ObjectLostError",
     "ObjectRefStreamEndOfStreamError", "ObjectStoreFullError", "OutOfDiskError", "OutOfMemoryError",
     "OwnerDiedError", "PendingCallsLimitExceeded", "PicklingError", "RayActorError", "RayError",
     "RaySystemError", "RayTaskError", "RuntimeEnvSetupError", "SchedulingWarning", "SessionEndedError",
-    "SessionError", "ShoalError", "TaskCancelledError", "TaskError", "TaskPlacementGroupRemoved",
+    "SessionError", "ShoalError", "StaleOwnerError", "TaskCancelledError", "TaskError", "TaskPlacementGroupRemoved",
     "TaskUnschedulableError", "UnpicklableCause", "UnserializableException", "UserCodeException",
     "VersionConflictError", "WorkerCrashedError", "WritableViewsError", "task_error_from",
 ]
@@ -499,6 +499,22 @@ class WritableViewsError(ShoalError, BufferError):
     """The object cannot be frozen: the processes in `pids` have arrays through which they can still write to it."""
 
     pids: tuple[int, ...] = ()
+
+
+class NotOwnerError(ShoalError, PermissionError):
+    """Only the owner of a mutable object may do this, and this process is not it; `owner` is (None: nobody)."""
+
+    owner: Any = None
+
+
+class StaleOwnerError(NotOwnerError):
+    """This process owned the object, and lost it: another epoch has begun. Nothing was committed. `owner` has it now."""
+
+
+class ClaimTimeoutError(ShoalError, TimeoutError):
+    """The object was not handed on within the timeout that was given; `owner` still has it."""
+
+    owner: Any = None
 
 
 class VersionConflictError(ShoalError):
