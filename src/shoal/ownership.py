@@ -61,14 +61,14 @@ class OwnerDied:
         return f"{who}, owner in epoch {self.epoch}, {how} {time.time() - self.at:.1f} s ago; what it had not committed is gone"
 
 
-def put_owned(value: Any, who: ActorHandle | Literal["me"]) -> ObjectRef:
+def put_owned(value: Any, who: object) -> ObjectRef:
     current()
     if isinstance(who, ActorHandle):
         ref: ObjectRef | None = _core._put_owned(value, who._ref)
         if ref is None:
             raise _dead(who)
         return ref
-    if isinstance(who, str) and who == "me":
+    if isinstance(who, str) and who == "me":  # arrays compare element by element
         mine: ObjectRef | None = _core._put_owned(value, None)
         assert mine is not None, "only an actor can be dead"
         return mine

@@ -25,6 +25,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TextIO
 
+from shoal._code import CodeReducer
 from shoal.exceptions import NotMutableError, PicklingError, ShoalError
 
 PROTOCOL = 5
@@ -158,7 +159,8 @@ def _by_value_table(overlay: dict[type, Reducer]) -> dict[type, Reducer]:
     import cloudpickle
 
     # Flattened: cloudpickle's own is a ChainMap, whose look-ups run in Python for every object.
-    return {**cloudpickle.Pickler.dispatch_table, **overlay}
+    table = cloudpickle.Pickler.dispatch_table
+    return {**table, types.CodeType: CodeReducer(table[types.CodeType]), **overlay}
 
 
 def _must_go_by_value(meta: bytes) -> bool:

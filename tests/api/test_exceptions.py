@@ -19,6 +19,7 @@ import cloudpickle
 import pytest
 
 from shoal import exceptions
+from shoal._errors import tasks
 from shoal.exceptions import (
     ActorDiedError,
     ActorError,
@@ -689,6 +690,6 @@ class TestTaskErrorFrom:
         def broken(*_: Any) -> str:
             raise OSError("no source")
 
-        monkeypatch.setattr(exceptions, "_format_traceback", broken)
+        monkeypatch.setattr(tasks, "_format_traceback", broken)
         error = task_error_from(ValueError("x"), "f")
         assert "OSError" in error.traceback_str and isinstance(error.cause, ValueError)

@@ -1,6 +1,8 @@
 """What a task raises arrives as what it was: own type, own attributes, remote traceback; or as the nearest to it."""
 
 import asyncio
+import inspect
+import linecache
 import threading
 
 import numpy as np
@@ -316,3 +318,75 @@ def test_an_error_that_nobody_gets_is_no_error():
     shoal.wait(refs, num_returns=50)
     del refs
     audit()
+
+
+TYPED = """
+import shoal
+
+def helper(x):
+    def deeper():
+        return x / 0
+    return deeper()
+
+@shoal.remote
+def calls(function, x):
+    return function(x)
+
+@shoal.remote
+class Divides:
+    def by_zero(self, x):
+        return helper(
+            x,
+        )
+"""
+
+
+def typed(text, name):
+    """Run `text` as a notebook or an interpreter does: in __main__, with its lines in linecache and in no file."""
+    linecache.cache[name] = len(text), None, text.splitlines(keepends=True), name
+    scope = {"__name__": "__main__"}
+    exec(compile(text, name, "exec"), scope)
+    return scope
+
+
+@pytest.mark.parametrize("name", ["<ipython-input-7-0123456789ab>", "/nowhere/ipykernel_77/0123456789.py"])
+def test_what_was_typed_into_a_notebook_has_its_lines_in_the_remote_traceback(name):
+    cell = typed(TYPED, name)
+    actor = cell["Divides"].remote()
+    for ref in [cell["calls"].remote(cell["helper"], 1), actor.by_zero.remote(1)]:
+        with pytest.raises(ZeroDivisionError) as caught:
+            shoal.get(ref)
+        text = str(caught.value)
+        assert f'File "{name}", line 6, in deeper' in text and "return x / 0" in text and "return deeper()" in text
+    assert "return helper(" in text
+    later = typed(TYPED + "\n" * 40 + "def late(x):\n    return x.nothing_of_that_name\n", name)  # further down
+    with pytest.raises(AttributeError) as caught:
+        shoal.get(cell["calls"].remote(later["late"], 1))
+    line = (TYPED + "\n" * 40).count("\n") + 2
+    assert f"line {line}, in late\n    return x.nothing_of_that_name" in str(caught.value)
+    assert "return function(x)" in str(caught.value)
+
+
+def test_inspect_finds_the_source_of_what_was_typed():
+    @shoal.remote
+    def source_of(function):
+        return inspect.getsource(function)
+
+    cell = typed(TYPED, "<ipython-input-8-0123456789ab>")
+    source = shoal.get(source_of.remote(cell["helper"]))
+    assert source == inspect.getsource(cell["helper"]) and "return deeper()" in source
+
+
+def test_lines_read_from_a_file_are_not_replaced_by_what_was_typed_under_its_name(tmp_path):
+    file = tmp_path / "cell.py"
+    file.write_text("# the file\n")
+
+    @shoal.remote
+    class Reader:
+        def read(self, name, _=None):
+            return linecache.getline(name, 1)
+
+    reader = Reader.remote()
+    assert shoal.get(reader.read.remote(str(file))) == "# the file\n"
+    cell = typed("def other():\n    return 1\n", str(file))
+    assert shoal.get(reader.read.remote(str(file), cell["other"])) == "# the file\n"

@@ -1,0 +1,1 @@
+"""The errors by topic; `shoal.exceptions` gives them their public names."""
