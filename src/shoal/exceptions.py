@@ -62,6 +62,10 @@ from shoal._errors.session import (
     RuntimeEnvSetupError,
     SessionEndedError,
     SessionError,
+    SessionExistsError,
+    SessionNotFoundError,
+    SessionRefusedError,
+    SessionVersionError,
 )
 from shoal._errors.tasks import (
     ObjectRefStreamEndOfStreamError,
@@ -85,7 +89,8 @@ __all__ = [
     "ObjectRefStreamEndOfStreamError", "ObjectStoreFullError", "OutOfDiskError", "OutOfMemoryError",
     "OwnerDiedError", "PendingCallsLimitExceeded", "PicklingError", "RayActorError", "RayError",
     "RaySystemError", "RayTaskError", "RuntimeEnvSetupError", "SchedulingWarning", "SessionEndedError",
-    "SessionError", "ShoalError", "StaleOwnerError", "TaskCancelledError", "TaskError", "TaskPlacementGroupRemoved",
+    "SessionError", "SessionExistsError", "SessionNotFoundError", "SessionRefusedError", "SessionVersionError", "ShoalError",
+    "StaleOwnerError", "TaskCancelledError", "TaskError", "TaskPlacementGroupRemoved",
     "TaskUnschedulableError", "UnpicklableCause", "UnserializableException", "UserCodeException",
     "VersionConflictError", "WorkerCrashedError", "WritableViewsError", "task_error_from",
 ]
