@@ -225,12 +225,11 @@ bool ready_versioned(PyObject* module);
 
 // ------------------------------------------------------------------- ownership (bindings_ownership.cpp)
 bool ready_ownership(PyObject* module);
-void end_task_ownerships();  // the task of this thread is over: what it still owns is nobody's
+void end_task_ownerships();  // a task of this worker is over: what it still owns is nobody's
 
 // ----------------------------------------------------------------------------- sync (bindings_sync.cpp)
 bool ready_sync(PyObject* module);
 void task_thread();         // tasks run in this thread
-bool in_task_thread();
 void end_task_locks();      // the task of this thread is over: the locks that it still holds are freed, and marked
 u64 thread_id();     // (slot + 1) << 32 | a number of this thread
 u64 coroutine_id();  // ... of nobody else

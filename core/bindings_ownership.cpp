@@ -5,7 +5,7 @@ namespace shoal::py {
 
 namespace {
 
-// What the task of the main thread, of a worker, came to own. See TaskLock in bindings_sync.cpp.
+// What a worker's tasks came to own, in whichever thread.
 struct TaskOwned {
   Handle handle;
   u32 depth;
@@ -13,7 +13,7 @@ struct TaskOwned {
 std::vector<TaskOwned> task_owned;
 
 void note_owned(Handle h) {
-  if (in_task_thread() && !C.me->actor.load()) task_owned.push_back({h, S.help_depth});
+  if (C.me->role.load(std::memory_order_relaxed) == ROLE_WORKER && !C.me->actor.load()) task_owned.push_back({h, S.help_depth});
 }
 
 bool owned_ref(PyObject* o, Handle* h) {

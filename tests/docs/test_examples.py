@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-import shoal
-
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py") if path.name != "demo.py")
 TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -29,6 +27,7 @@ SAYS = {
         "participant 2 took body 3, whose owner died",
         "all bodies move: [1200, 1200, 1200, 1200]",
     ],
+    "shared_model.py": ["after 2 tasks made 300 steps each"],
     "torn_reads.py": ["[2 2 2 2 1 1 1 1] - half of the change", "had to wait and saw [3 3 3 3 3 3 3 3]"],
 }
 
@@ -47,8 +46,8 @@ def run(*command: str, folder: Path) -> str:
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_runs(name, tmp_path):
-    if name.endswith("_versioned.py") and not hasattr(shoal, "Versioned"):
-        pytest.skip("this build has no Versioned")
+    if name == "shared_model.py":
+        pytest.importorskip("torch")
     printed = run(name, folder=tmp_path)
     assert printed
     for text in SAYS.get(name, []):

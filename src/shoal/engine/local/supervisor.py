@@ -19,7 +19,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from shoal import _core, exceptions
-from shoal.engine.local import hooks
+from shoal.engine.local import hooks, output
 from shoal.engine.local.actor_host import EXIT_NO_HANDLES, EXIT_SELF
 from shoal.engine.local.engine import ACTOR_CALL, CANCELLED, CMD_KILL, CREATE_ACTOR, mourn
 from shoal.engine.local.output import end_output, finish_line, send
@@ -68,6 +68,12 @@ class Supervisor:
             os.set_inheritable(SPILL, False)
             _core._use_spill_file(SPILL)
         _core.label("supervisor")
+        if self.driver < 0:
+            output.log_to(OUTPUT)
+            # Whoever started the session was its first participant, and has left it by now.
+            _core.recover(0, False)
+            _core.sweep(0)
+            _core.free_slot(0)
         self._config_ref = _core.config()
         self.config = _core.get(self._config_ref, None)
         self.cpus = max(1, round(self.config["cpus"])) if self.config["cpus"] else 0
@@ -79,6 +85,7 @@ class Supervisor:
         self.next_growth = 0.0
         self.idle_since: float | None = None
         self.ending = False
+        self.terminated = False
         self.place: list[str] | None = boot["place"]
         self.door: Door | None = None
         self.started = time.monotonic()
@@ -99,7 +106,7 @@ class Supervisor:
 
         self.open_door()
         timeout: float | None = 0
-        while not self.ending:
+        while not self.ending and not self.terminated:
             events = self.selector.select(timeout)
             for key, _ in events:
                 key.data(key)
@@ -130,6 +137,11 @@ class Supervisor:
 
     def _on_driver_death(self, _key: Any) -> None:
         self.ending = True
+
+    def terminate(self, _signal: int, _frame: Any) -> None:
+        """SIGTERM, from `shoal stop` or the system: the session ends."""
+        self.terminated = True
+        _core.ring_supervisor()
 
     def look(self) -> float | None:
         """Do what there is to do; returns the seconds until the next look without an event (None: no need)."""
@@ -429,6 +441,7 @@ def _reason(code: int) -> str:
 def main(boot: dict[str, Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     supervisor = Supervisor(boot)
+    signal.signal(signal.SIGTERM, supervisor.terminate)
     try:
         import numpy  # noqa: F401  (once here instead of once in every worker)
     except ImportError:
