@@ -331,6 +331,7 @@ struct alignas(64) Ownership {
   u32 died;                      // OwnerEnd: the last owner ended so, and nobody has been told
   Offset committed;
   u64 commits;                   // times, the first value included
+  u64 ticket;                    // of the copy that is committed, among those of this epoch: Client::commit_tickets
   u64 since_ns;                  // when the epoch began
   u64 died_ns, died_epoch;
   i32 died_pid;

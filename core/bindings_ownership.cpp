@@ -64,14 +64,14 @@ PyObject* owner(PyObject*, PyObject* ref) {
   u64 host, epoch, since;
   if (!guarded([&] { return C.owner_look(h, &actor, &host, &epoch, &since), true; }, false)) return nullptr;
   if (!actor && !host) Py_RETURN_NONE;
-  char name[MAX_NAME] = "driver";
+  char name[MAX_NAME] = "";
   i32 pid = 0;
   if (actor) {
     const Actor* a = C.actor(actor);
     std::memcpy(name, a->name, MAX_NAME - 1);
     if (!C.valid(actor)) std::strcpy(name, "an actor");  // it ended meanwhile
     else if (u32 state = a->state.load(std::memory_order_relaxed); !host && state == ACTOR_ALIVE) pid = C.slots[a->slot.load()].pid;
-  } else if (u32(host) - 1 != DRIVER_SLOT) {
+  } else {
     std::memcpy(name, C.slots[u32(host) - 1].label, MAX_NAME - 1);
   }
   name[MAX_NAME - 1] = 0;

@@ -409,6 +409,7 @@ struct Client {
     return at<Ownership>(entry(h).payload + 64 + sizeof(Mutex) + sizeof(Writers));
   }
   std::unordered_map<Handle, u64> epochs;      // in which this process was the owner when it looked last
+  u64 commit_tickets = 0;                      // numbers this process's commits in the order in which they began
   enum class Owned { YES, NEVER, STALE };      // STALE: only in the epoch that we know, which is over
   enum class Claim { NO, HAD, GOT };           // HAD: it was ours before
   struct Notice {                              // of the end of an owner; died = 0: there is none

@@ -51,6 +51,7 @@ void Client::owner_check_mutable(Handle h) const {
 void Client::owner_set(Tx& tx, Ownership* o, Handle actor, u64 host) {
   tx.set(o->epoch, o->epoch.load(RELAXED) + 1);
   tx.set(o->since_ns, now_ns());
+  tx.set(o->ticket, u64(0));
   tx.set(o->actor, actor);
   tx.set(o->host, host);
 }
@@ -180,19 +181,22 @@ Client::Owned Client::owner_commit(Handle h) {
   u64 epoch = owner_known_epoch(h, &verdict);
   if (!epoch) return verdict;
   Ownership* o = ownership(h);
-  u64 size;
+  u64 size, ticket = ++commit_tickets;
   Offset from = buffers_of(h, &size);
   Offset* draft = draft_block(std::max<u64>(size, 64));
   copy_bytes(*draft, from, size);
   CRASH_POINT("owner.copied");
+  // Others of this process may have run during a long copy, and committed what they wrote meanwhile. What began later and
+  // is committed already has all that this one could have.
   {
     Tx tx(*this);
     tx.lock(o->q.guard);
     bool frozen = entry(h).kind.load(std::memory_order_acquire) != KIND_MUTABLE;
     if (o->epoch.load(RELAXED) != epoch || !owns(o)) {
       verdict = Owned::STALE;
-    } else if (!frozen) {
+    } else if (!frozen && o->ticket < ticket) {
       Offset old = o->committed;
+      tx.set(o->ticket, ticket);
       tx.set(o->committed, *draft);
       CRASH_POINT("owner.half");
       tx.set(*draft, old);

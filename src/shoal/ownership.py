@@ -21,8 +21,8 @@ __all__ = ["Owner", "OwnerDied", "claim", "claim_requested", "commit", "owned", 
 class Owner:
     """Who owns a mutable object, as `shoal.owner(ref)` found it.
 
-    `kind`: "actor", or "process" (the driver, or a worker for as long as its task runs). `name`: the actor's class,
-    "driver", or the task that the worker runs. `pid`: its process, None for an actor that has none at the moment. `epoch`:
+    `kind`: "actor", or "process" (the driver, a guest, or a worker for as long as its task runs). `name`: the actor's class,
+    "driver", "guest", or the task that the worker runs. `pid`: its process, None for an actor that has none at the moment. `epoch`:
     counts the owners of this object, from 1. `since`: when this one began, as `time.time()` counts. `me`: it is the caller.
     `waiting`: how many wait for it in `shoal.claim`.
     """
@@ -232,7 +232,7 @@ def claim(ref: ObjectRef, how: Literal["wait", "request", "steal"] = "wait", *, 
         error.owner = now
         raise error
     task_ended, pid, name, age, epoch = found
-    return OwnerDied(name or "driver", pid or None, epoch, time.time() - age, task_ended)
+    return OwnerDied(name or "a process", pid or None, epoch, time.time() - age, task_ended)
 
 
 def claim_requested(ref: ObjectRef) -> bool:

@@ -294,6 +294,40 @@ def test_killed_at_random_moments(n):
 
 
 @pytest.mark.usefixtures("session")
+def test_threads_that_commit_at_a_time():
+    """A long copy lets other threads run; whichever ends last, what was written before any commit that returned is kept."""
+
+    def work(self, refs, times):
+        import threading
+
+        del self
+        array = shoal.get(refs[0])
+
+        def commit(mine):
+            for n in range(1, times + 1):
+                array[mine] = array[-1 - mine] = n
+                shoal.commit(refs[0])
+
+        threads = [threading.Thread(target=commit, args=(i,)) for i in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        array[:] = -1
+
+    for _ in range(3):
+        pilot = Pilot.remote()
+        ref = zeros(owner=pilot, n=500_000)
+        shoal.get(pilot.__ray_call__.remote(work, [ref], 20))
+        pilot.crash.remote()
+        assert shoal.claim(ref, timeout=30)
+        seen = shoal.get(ref)
+        assert seen[:4].tolist() == [20] * 4 and seen[-4:].tolist() == [20] * 4 and seen[4:-4].sum() == 0
+    del pilot, ref, seen
+    audit()
+
+
+@pytest.mark.usefixtures("session")
 def test_robbed_at_random_moments():
     """Two steal from each other and commit: what is committed is never of two epochs. They write through fresh arrays only."""
 
