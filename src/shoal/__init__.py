@@ -13,7 +13,14 @@ The public names are all here. Where they live:
     engine/              where the work is done: the interface, and engine/local, the arena of this machine
 """
 
+import sys
 from typing import Any
+
+if sys.platform != "linux":  # the native module cannot be there; say so instead of that it is missing
+    raise ImportError(
+        f"Shoal runs on Linux (x86-64, arm64) only, and this is {sys.platform}: it is built on memfd, futexes and pidfds. "
+        "Use a Linux container, a virtual machine or WSL 2 here"
+    )
 
 from shoal import _futures, _requirements, actor, exceptions, remote_function, runtime_context, sync, util
 from shoal._api import (
@@ -57,7 +64,21 @@ def __getattr__(name: str) -> Any:
             return version("shoal")
         except PackageNotFoundError:  # used from a source tree
             return "0.0.0"
+    if name in _ABSENT:
+        raise AttributeError(f"shoal.{name}: Ray's {name} is not part of Shoal{_ABSENT[name]}")
     raise AttributeError(f"module 'shoal' has no attribute {name!r}")
+
+
+_ABSENT = {
+    **dict.fromkeys(("dag", "data", "rllib", "serve", "train", "tune"), "; it has Ray Core's tasks, actors and objects"),
+    **dict.fromkeys(
+        ("ActorID", "JobID", "NodeID", "PlacementGroupID", "TaskID", "UniqueID", "WorkerID"), ": ids are strings of hex"
+    ),
+    "JobConfig": ": give init() namespace and runtime_env",
+    "LoggingConfig": ": use Python's logging; init(log_to_driver=False) keeps the workers' output off the terminal",
+    "timeline": ": to see where the time goes profile the function itself",
+    **dict.fromkeys(("cpp_function", "java_actor_class", "java_function"), ": it runs Python only"),
+}
 
 
 __all__ = [
