@@ -166,14 +166,17 @@ bool Client::actor_dead(Handle handle, Handle death) {
   SHOAL_CHECK(entry(handle).kind == KIND_ACTOR && entry(handle).payload);
   Actor* a = actor(handle);
   Entry& e = entry(death);
-  Tx tx(*this);
-  tx.lock(e.lock);
-  tx.lock(a->lock);
-  if (a->state.load(std::memory_order_relaxed) == ACTOR_DEAD) return false;
-  tx.set(e.contained, e.contained + 1);
-  tx.set(a->state, u32(ACTOR_DEAD));
-  tx.set(a->death, death);
-  tx.commit();
+  {
+    Tx tx(*this);
+    tx.lock(e.lock);
+    tx.lock(a->lock);
+    if (a->state.load(std::memory_order_relaxed) == ACTOR_DEAD) return false;
+    tx.set(e.contained, e.contained + 1);
+    tx.set(a->state, u32(ACTOR_DEAD));
+    tx.set(a->death, death);
+    tx.commit();
+  }
+  ring_all();  // who claims what it owned
   return true;
 }
 
