@@ -396,12 +396,13 @@ class Supervisor:
             return
         if info["kind"] == ACTOR_CALL:
             held = _core.actor_hold(info["actor"])
-            actor = _core.actor_info(info["actor"]) if held else {"restarts": 0, "closing": 2, "name": ""}
-            if actor["restarts"] != 0 and actor["closing"] != 2 and _core.retry(task):
+            actor = _core.actor_info(info["actor"]) if held else None
+            name = actor["name"] if actor else ""
+            if actor and actor["restarts"] != 0 and actor["closing"] != 2 and _core.retry(task):
                 _core.requeue(task)
                 return
             error: Exception = exceptions.ActorDiedError(
-                f"its process {reason} during this call", actor_id=f"{info['actor']:032x}", class_name=actor["name"], pid=pid
+                f"its process {reason} during this call", actor_id=f"{info['actor']:032x}", class_name=name, pid=pid
             )
         else:
             if not info["streamed"] and _core.retry(task):
