@@ -47,7 +47,7 @@ REQUIREMENTS = $(BIN)/python -c 'import sys; \
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo 'Variables: PYTHON (interpreter of a new .venv), ARGS (for demo, test, lint, types, bench, scaling, profile),'
 	@echo '           STRESS_ARGS, JOBS, TEST_HOOKS=ON (build the extension with the crash points)'
@@ -109,6 +109,10 @@ crashpoints: crash-package ## Kill each kind of process at each marked step (abo
 .PHONY: soak
 soak: $(PACKAGE) $(STAMPS)/test ## Everything busy while processes are killed at random: SECONDS=600 SEED= ONLY=
 	@$(BIN)/python -m tests.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY)) $(ARGS)
+
+.PHONY: ends
+ends: $(PACKAGE) $(STAMPS)/test ## Kill a hundred drivers at random moments: who is left after a second?
+	@$(BIN)/python -m tests.soak --ends 100 $(ARGS)
 
 .PHONY: fuzz
 fuzz: $(PACKAGE) $(STAMPS)/test ## Garbage for all that is read from others, and for the public API: SECONDS=1200 SEED=

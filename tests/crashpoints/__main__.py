@@ -260,7 +260,8 @@ def main() -> int:
         print("crashpoints: this build has none: make crashpoints")
         return 2
     with tempfile.TemporaryDirectory(prefix="shoal-walk-") as folder:
-        os.environ["SHOAL_HOME"] = folder
+        os.environ["TMPDIR"] = folder  # sessions are made and looked for there
+        os.environ.pop("XDG_RUNTIME_DIR", None)
         walk = Walk(options, folder)
         try:
             return walk.run()

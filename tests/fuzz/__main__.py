@@ -71,6 +71,8 @@ def main() -> int:
     order: list[str] = []
     with tempfile.TemporaryDirectory(prefix="shoal-fuzz-") as folder:
         notebook = f"{folder}/latest"
+        # Sessions are looked for there and nowhere else: `shoal stop --all` is among the inputs.
+        environment = {k: v for k, v in os.environ.items() if k not in ("XDG_RUNTIME_DIR", "SHOAL_ADDRESS")} | {"TMPDIR": folder}
         while time.monotonic() < end:
             if not order:
                 order = rng.sample(names, len(names))
@@ -98,7 +100,7 @@ def main() -> int:
                 text=True,
                 errors="replace",
                 start_new_session=True,
-                env={**os.environ, "SHOAL_HOME": f"{folder}/home"},
+                env=environment,
             )
             try:
                 output, _ = process.communicate(timeout=seconds + HANG_S)

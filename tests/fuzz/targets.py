@@ -270,6 +270,9 @@ def references(rng: random.Random, deadline: float, note: Note) -> int:
 def command_line(rng: random.Random, deadline: float, note: Note) -> int:
     """The command `shoal`: an exit code, no traceback. (Nothing here starts a session.)"""
     from shoal.cli import main
+    from shoal.engine.local import places
+
+    assert all("shoal-fuzz-" in home for home in places.homes()), "other sessions could be stopped: run `python -m tests.fuzz`"
 
     words = [
         "status",

@@ -48,12 +48,14 @@ class Soak:
         rng = random.Random(f"{options.seed}-{number}")
         token = f"{options.seed}-{number}-{os.getpid()}"
         forced = rng.choice(["", "", "driver", "supervisor"]) if not options.no_force else ""
+        if options.ends:
+            forced = "driver"
         command = [sys.executable, "-m", "tests.soak.driver", "--seed", str(rng.randrange(1 << 31)), "--only", options.only]
         command += ["--epochs", str(options.epochs), "--scale", str(rng.choice([1, 5, 20])), "--width", str(options.width)]
         log = open(f"{options.logs}/round-{number}.log", "w+")  # noqa: SIM115 (closed below)
         driver = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, TOKEN: token})
         end = time.monotonic() + ROUND_S
-        strike = time.monotonic() + rng.choice([0.1, 1, 10]) * (0.2 + rng.random()) if forced else None
+        strike = time.monotonic() + rng.choice([0.1, 1, 1 if options.ends else 10]) * (0.2 + rng.random()) if forced else None
         problem = ""
         while driver.poll() is None:
             if strike is not None and time.monotonic() > strike:
@@ -133,7 +135,7 @@ class Soak:
         print(f"soak: seed {options.seed}, {options.seconds:g} s, {options.only or 'all activities'}", flush=True)
         number, failures = options.round or 0, 0
         memory = shared_memory()
-        while time.monotonic() < end:
+        while time.monotonic() < end if not options.ends else number < options.ends:
             problem = self.round(number)
             if problem:
                 failures += 1
@@ -147,7 +149,8 @@ class Soak:
         print(f"soak: {number} sessions, {self.epochs} epochs; {dict(sorted(self.done.items()))} steps with the right results")
         print(f"soak: deaths and stops: {dict(sorted(self.deaths.items()))}")
         if self.ends:
-            late = sum(t > GONE_S for t in self.ends)
+            late, ends = sum(t > GONE_S for t in self.ends), sorted(self.ends)
+            print(f"soak: until all were gone: median {ends[len(ends) // 2]:.3f} s, nine of ten {ends[len(ends) * 9 // 10]:.3f} s")
             print(
                 f"soak: all gone {max(self.ends):.2f} s after a driver's or supervisor's death at the latest, "
                 f"{late} of {len(self.ends)} later than {GONE_S:g} s"
@@ -178,6 +181,7 @@ def main() -> int:
     parser.add_argument("--round", type=int, default=None, help="only this one")
     parser.add_argument("--epochs", type=int, default=4, help="of a session")
     parser.add_argument("--width", type=int, default=6, help="activities at a time")
+    parser.add_argument("--ends", type=int, default=0, help="kill so many drivers at random moments, and nothing else")
     parser.add_argument("--keep", action="store_true", help="leave the processes of a failed round for a debugger")
     parser.add_argument("--go-on", action="store_true", help="after a failure")
     parser.add_argument("--no-force", action="store_true", help="end every session in the usual way")
