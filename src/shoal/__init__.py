@@ -12,16 +12,12 @@ The public names are all here. Where they live:
     engine/              where the work is done: the interface, and engine/local, the arena of this machine
 """
 
-import sys
 from typing import Any
 
-if sys.platform != "linux":  # the native module cannot be there; say so instead of that it is missing
-    raise ImportError(
-        f"Shoal runs on Linux (x86-64, arm64) only, and this is {sys.platform}: it is built on memfd, futexes and pidfds. "
-        "Use a Linux container, a virtual machine or WSL 2 here"
-    )
+from shoal import _requirements  # noqa: F401  (before anything native)
 
-from shoal import _futures, _requirements, actor, exceptions, remote_function, runtime_context, sync, util
+# isort: split
+from shoal import _futures, actor, exceptions, remote_function, runtime_context, sync, util
 from shoal._api import (
     available_resources,
     cancel,
@@ -48,7 +44,6 @@ from shoal.runtime_context import get_runtime_context
 from shoal.sync import lock
 from shoal.versioned import Versioned
 
-_requirements.check()
 _futures.install()
 
 ObjectID = ObjectRef  # Ray's older name

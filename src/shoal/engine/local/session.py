@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import fcntl
 import json
 import os
@@ -191,7 +192,7 @@ class Session:
         """This is the copy of a fork: what it has of the session's descriptors is closed, without a word to the session."""
         atexit.unregister(self._at_exit)
         if self.printer is not None:
-            self.printer.forked()
+            self.printer.close_pipe()
         if self._pidfd >= 0:
             os.close(self._pidfd)
         self._pidfd, self.supervisor, self.printer, self.engine = -1, 0, None, None
@@ -237,7 +238,8 @@ class Session:
                 os.kill(pid, signal.SIGKILL)
                 _wait_for_exit(pid, self._pidfd, 5.0)
             pidfd, self._pidfd = self._pidfd, -1
-            os.close(pidfd)
+            with contextlib.suppress(OSError):  # the program has closed it
+                os.close(pidfd)
 
 
 def spawn_supervisor(files: dict[int, int], place: places.Place | None, runtime_env: dict[str, Any]) -> int:
