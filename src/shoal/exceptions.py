@@ -66,6 +66,7 @@ from shoal._errors.tasks import (
     TaskCancelledError,
     TaskError,
     TaskPlacementGroupRemoved,
+    TaskTimeoutError,
     TaskUnschedulableError,
     UnpicklableCause,
     UserCodeException,
@@ -83,7 +84,7 @@ __all__ = [
     "OwnerDiedError", "PendingCallsLimitExceeded", "PicklingError", "RayActorError", "RayError",
     "RaySystemError", "RayTaskError", "RuntimeEnvSetupError", "SchedulingWarning", "SessionEndedError",
     "SessionError", "ShoalError", "TaskCancelledError", "TaskError", "TaskPlacementGroupRemoved",
-    "TaskUnschedulableError", "UnpicklableCause", "UnserializableException", "UserCodeException",
+    "TaskTimeoutError", "TaskUnschedulableError", "UnpicklableCause", "UnserializableException", "UserCodeException",
     "VersionConflictError", "WorkerCrashedError", "WritableViewsError", "task_error_from",
 ]
 # fmt: on
