@@ -13,10 +13,10 @@ from typing import Any
 class Plan:
     """How long to measure one row of one peer in one round, in seconds."""
 
-    warm_s: float = 0.2
-    slice_s: float = 0.2
+    warm_s: float = 0.1
+    slice_s: float = 0.1
     slices: int = 3
-    limit_s: float = 1.5  # no further slice after so long
+    limit_s: float = 0.8  # no further slice after so long
     full: bool = True  # False: small inputs, to see that everything runs
 
     def as_dict(self) -> dict[str, Any]:

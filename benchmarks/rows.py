@@ -33,8 +33,8 @@ class Row:
     """One line of the table.
 
     `goal` is in the row's unit. `goal_of_reference` is a share of the physical reference; `goal_peer` is a
-    peer that must be passed. `reference` is a physical row, or an "ideal" one: a program's serial time over
-    the cores.
+    peer that must be passed. `reference` is a physical row, or an "ideal" one: what bare processes, one
+    per core, need for a program's work.
     """
 
     key: str
@@ -168,7 +168,8 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "numerical", "program: numerical", "programs", "s", 0.33, False, "ideal numerical",
-        note="convolve2d of a 3000x3000 image, a filter per core",
+        note="convolve2d of a 3000x3000 image, a filter per core. The ideals are bare forked processes, one per core, "
+        "that do their share at the same time and hand nothing over: what two of them lose against serial code is the machine's",
     ),
     Row(
         "stateful", "program: stateful", "programs", "s", 0.37, False, "ideal stateful",

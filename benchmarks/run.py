@@ -143,16 +143,16 @@ class Run:
             peers = [name for name in self.options.peers if any(row.key in PEERS[name].rows for row in rows)]
             if number % 2:
                 peers.reverse()
+            spent: list[str] = []
             for name in peers:
+                peer_begun = time.monotonic()
                 if stage == ("startup",):
                     self.start_up(name, list(self.wanted(name, rows, number)))
                 else:
                     self.child(name, list(self.wanted(name, rows, number)))
-            spent = time.monotonic() - begun
-            print(
-                f"round {number + 1}  {' and '.join(stage):18} {spent:6.1f} s   {', '.join(peers)}",
-                flush=True,
-            )
+                spent.append(f"{name} {time.monotonic() - peer_begun:.0f}")
+            total = time.monotonic() - begun
+            print(f"round {number + 1}  {' and '.join(stage):18} {total:6.1f} s   {', '.join(spent)}", flush=True)
 
     def wanted(self, peer: str, rows: Sequence[Row], number: int) -> Iterator[str]:
         """The rows of this peer that are worth another round."""

@@ -46,6 +46,11 @@ constexpr u32 HOLDS = 64;               // shared locks and semaphores that one 
 constexpr u32 LAST_WORDS = 2008;        // bytes kept of what a process printed last
 constexpr u32 DRAFTS = 8;               // copies for rollback that one process makes at a time
 
+constexpr u64 SPILL_FROM = 64 << 10;    // bytes of a payload; smaller values stay in memory
+constexpr u32 SPILL_JOBS = 8;           // objects that one process writes out or reads back at a time
+constexpr u32 SPILL_SEGMENTS = 1024;    // of the spill file, SPILL_SEGMENT bytes each
+constexpr u64 SPILL_SEGMENT = 8ull << 30;
+
 constexpr u32 DRIVER_SLOT = 0;
 constexpr u32 SUPERVISOR_SLOT = 1;
 
@@ -137,6 +142,16 @@ struct LastWords {
   char text[LAST_WORDS];
 };
 
+// An object on its way to the spill file or back; spill.cpp has the protocol. [slot] What is named here belongs to the job:
+//   to the file: `extent`, until the object is switched to it;   back: `block` likewise, and then `extent`, until it is freed.
+// The process's death: the supervisor takes the process's mark off the object, and gives back what the job still has.
+struct SpillJob {
+  Handle object;  // 0 = free
+  u64 extent;     // place in the file
+  u64 size;       // bytes of the payload
+  Offset block;
+};
+
 constexpr u32 ASYNC_THREAD = 1u << 31;  // in a thread number: taken by a coroutine, given back by anybody of the process
 
 enum SlotState : u32 { SLOT_FREE = 0, SLOT_STARTING = 1, SLOT_ALIVE = 2, SLOT_DEAD = 3 };
@@ -161,6 +176,7 @@ struct alignas(64) Slot {
   std::atomic<u64> deadline;
   std::atomic<Handle> timed;
   Offset drafts[DRAFTS];     // [slot] blocks of Befores that are being made
+  SpillJob spills[SPILL_JOBS];  // [slot]
   // What wakes the process: `ring` goes up by one for each event, sleepers wait on it as a futex.
   alignas(64) std::atomic<u32> ring;
   std::atomic<u32> sleepers;
@@ -198,13 +214,14 @@ enum Kind : u8 {
   KIND_VERSIONED = 8,
 };
 constexpr bool has_mutex(u8 kind) { return kind == KIND_MUTABLE || kind == KIND_FROZEN || kind == KIND_LOCK || kind == KIND_SYNC; }
-enum EntryFlags : u8 { FLAG_INLINE = 1, FLAG_HAS_BLOCK = 2 };
+enum EntryFlags : u8 { FLAG_INLINE = 1, FLAG_HAS_BLOCK = 2, FLAG_SPILLED = 4 };  // at most one of them
 
 // An object. Who may touch what:
 //   state: published by a single release store, under `lock`, by the maker; lock-free readers use acquire.
 //   payload, size, kind, flags: written by the maker before it publishes; constant afterwards, except that `kind` goes
 //     from MUTABLE to FROZEN once: by a single release store, under `lock`; lock-free readers use acquire.
 //     size stays 0 until the payload's header is valid, so a dead maker's half-written block is just freed.
+//     Of a large value (see Large) payload and flags change when it is spilled or restored: [lock Entry::lock], by Tx.
 //   holders, contained, waiter, task, dependents, holder_bits: [lock Entry::lock].
 // It is alive while a bit is set (a process holds a reference or a view) or contained > 0 (queued tasks and
 // other objects that refer to it). A process's death clears its bits; `holders` is their number.
@@ -215,7 +232,7 @@ struct alignas(64) Entry {
   u32 waiter;       // 0, slot + 1 of the process to ring when done, or WAITER_MANY: ring all
   u32 holders;
   u32 contained;
-  u64 payload;      // FLAG_HAS_BLOCK: offset; FLAG_INLINE: the value's 8 bytes
+  u64 payload;      // FLAG_HAS_BLOCK: offset; FLAG_INLINE: the value's 8 bytes; FLAG_SPILLED: see Large
   u64 size;         // bytes of the payload; FLAG_INLINE: the value's tag
   std::atomic<u8> kind;
   u8 flags;
@@ -318,6 +335,34 @@ struct BufferSpan {
   u64 size;
 };
 
+// A payload of KIND_VALUE of at least SPILL_FROM bytes begins with this. It can leave memory for the spill file while no
+// process looks at it: so before a process looks it sets its bit, with the first of its views, and clears it with the last.
+//   viewers, spiller: [lock Entry::lock].    used_ns: [word] a hint, when somebody began or ceased to look.
+//   FLAG_SPILLED: Entry::payload is the place in the file, | (slot + 1) << SPILL_MARK of a process that reads it back.
+// The viewer's death: the supervisor clears its bit. The spiller's: see SpillJob.
+struct alignas(64) Large {
+  Payload head;
+  std::atomic<u64> used_ns;
+  u32 spiller;  // slot + 1 of the process that writes it out at present
+  u32 pad[5];
+  std::atomic<u64> viewers[MAX_PROCESSES / 64];
+};
+static_assert(sizeof(Large) == 128);
+constexpr u32 SPILL_MARK = 48;
+
+// The spill file: one per session, without a name. Address space in it costs nothing, so it is divided into segments, in
+// which extents are cut one after the other; what is freed becomes a hole at once, and a segment is used again from its
+// start when none of its extents is left. An extent counts in every segment that it touches. [lock]
+struct alignas(64) Spill {
+  SpinLock lock;
+  u32 segment;  // where extents are cut
+  u64 next;     // the first unused byte in it
+  std::atomic<u64> bytes, objects;  // in the file now, payloads only
+  // For statistics: bytes and ns since the start [word]
+  std::atomic<u64> written, write_ns, read, read_ns, writes, reads;
+  u32 live[SPILL_SEGMENTS];
+};
+
 // ---------------------------------------------------------------------------------------------- memory
 
 enum PageState : u8 { PAGE_FREE = 0, PAGE_RUN = 1, PAGE_SPAN = 2 };
@@ -355,6 +400,8 @@ struct alignas(64) Heap {
   std::atomic<u64> peak;
   std::atomic<u64> warm_free;  // pages of free runs that hold committed memory: what trim() can give back
   std::atomic<u64> trims;      // pieces given back to the system so far: page tables filled before may have holes since
+  std::atomic<u32> starving;   // [word] 1: somebody waits for memory, see pressure.cpp
+  std::atomic<u64> starved[MAX_PROCESSES / 64];  // [word] those who do
   std::atomic<u32> trim_armed; // [word] 1: the supervisor knows that there is something to give back
   u32 info_committed;          // page descriptions below this are committed
   SizeClass classes[NUM_CLASSES];
@@ -576,6 +623,7 @@ struct Header {
   Handle config;              // the session's settings, made by the driver before the supervisor starts
   Statistics stats;
   Heap heap;
+  Spill spill;
   Scheduler sched;
   Names names;
 };

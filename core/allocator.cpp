@@ -160,35 +160,39 @@ void Client::commit_block(Offset block, u64 size, bool let_go) {
 }
 
 // MADV_POPULATE_WRITE allocates pages and maps them in one pass and reports a lack of memory as an error; older kernels
-// (before 5.14) get the two steps one after the other. Of memory that is known to be there, only what this process has
-// not mapped before is asked for: the call walks over every page, which takes as long as copying it.
-// A piece that is in `populated` without need costs page faults, no more: what is cold is always asked for.
+// (before 5.14) get the two steps one after the other. The call walks over every page, which takes as long as copying it:
+// so what this process has populated before is left out. That is exact also for a run of which some pages may be cold.
+// Pages are given back only from free runs, under the heap's lock, and `trims` goes up there too; so who has taken the run
+// out of the free ones under that lock has seen every trim that ever touched it, and forgets all bits if there was one.
 void Client::populate(Offset start, u64 len, bool cold, bool let_go) {
   u64 trims = h->heap.trims.load(std::memory_order_acquire);
   if (trims != trims_seen || populated.empty()) {
     populated.assign(h->bytes / POPULATE_FROM + 1, false);
     trims_seen = trims;
   }
-  u64 first = (start + POPULATE_FROM - 1) / POPULATE_FROM, last = (start + len) / POPULATE_FROM;  // whole pieces
-  if (!cold) {
-    while (first < last && populated[first]) first++;
-    while (first < last && populated[last - 1]) last--;
-    if (first >= last) return;
-    start = first * POPULATE_FROM;
-    len = (last - first) * POPULATE_FROM;
+  // The parts of pieces at both ends have no bit. Warm ones are there, and cost page faults at most.
+  u64 end = start + len, first = (start + POPULATE_FROM - 1) / POPULATE_FROM, last = std::max(first, end / POPULATE_FROM);
+  Offset from = cold ? start : first * POPULATE_FROM;
+  for (u64 piece = first; piece < last; piece++) {
+    if (!populated[piece]) continue;
+    if (from < piece * POPULATE_FROM) fill(from, piece * POPULATE_FROM, cold, let_go);
+    from = (piece + 1) * POPULATE_FROM;
   }
-  void* others = let_go && len >= LONG_CALL && let_others_run && !in_tx ? let_others_run() : nullptr;
-  int error = madvise(rw + start, len, 23 /* MADV_POPULATE_WRITE */) != 0 ? errno : 0;
+  Offset to = cold ? end : last * POPULATE_FROM;
+  if (from < to) fill(from, to, cold, let_go);
+  // Another thread may have forgotten all bits meanwhile, for a trim that happened elsewhere.
+  if (trims == trims_seen && last <= populated.size())
+    for (u64 piece = first; piece < last; piece++) populated[piece] = true;
+}
+
+void Client::fill(Offset from, Offset to, bool cold, bool let_go) {
+  void* others = let_go && to - from >= LONG_CALL && let_others_run && !in_tx ? let_others_run() : nullptr;
+  int error = madvise(rw + from, to - from, 23 /* MADV_POPULATE_WRITE */) != 0 ? errno : 0;
   if (others) come_back(others);
-  if (error) {
-    errno = error;
-    if (errno != EINVAL && errno != EINTR)
-      throw Error(Error::FULL, std::string("the system has no memory left for the arena: ") + std::strerror(errno));
-    if (cold) commit_pages(memfd, start, len);
-    return;
-  }
-  if (h->heap.trims.load(std::memory_order_acquire) == trims_seen && last <= populated.size())
-    for (u64 i = first; i < last; i++) populated[i] = true;
+  if (!error) return;
+  if (error != EINVAL && error != EINTR)
+    throw Error(Error::FULL, std::string("the system has no memory left for the arena: ") + std::strerror(error));
+  if (cold) commit_pages(memfd, from, to - from);
 }
 
 // The run stays free all the while: taken away, it could be just what somebody needs. So the lock is held while pages

@@ -17,7 +17,7 @@ constexpr u64 LONG_COPY = 1 << 20;  // others may run meanwhile
 
 void Client::copy_bytes(Offset to, Offset from, u64 size) {
   void* others = size >= LONG_COPY && let_others_run ? let_others_run() : nullptr;
-  std::memcpy(rw + to, rw + from, size);
+  copy_large(rw + to, rw + from, size);
   if (others) come_back(others);
 }
 

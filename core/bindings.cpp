@@ -27,6 +27,7 @@ namespace shoal::py {
 State S;
 
 void set_error(const Error& e) {
+  if (e.code == Error::RAISED && PyErr_Occurred()) return;
   if (!S.make_error) {
     PyErr_SetString(PyExc_RuntimeError, e.what());
     return;
@@ -96,6 +97,7 @@ void attach(int memfd, int eventfd_, u32 slot, int role) {
     }
     C.let_others_run = [] { return static_cast<void*>(new NoGil); };
     C.come_back = [](void* nogil) { delete static_cast<NoGil*>(nogil); };
+    ready_pressure();
     S.mapping = new Mapping{C.rw, const_cast<u8*>(C.ro), C.h->bytes, 1};
     S.attached = true;
     S.epoch++;
@@ -181,6 +183,7 @@ void detach() {
   munmap(C.local, COUNTS_BYTES);
   close(C.memfd);
   close(C.eventfd);
+  if (C.spillfd >= 0) close(C.spillfd);
   drop_mapping(m);
   C = Client{};
 }
@@ -308,6 +311,8 @@ nb::dict statistics() {
   d["peak_bytes"] = h->heap.peak.load() * PAGE;
   d["limit_bytes"] = u64(h->heap.pages_limit) * PAGE;
   d["idle_bytes"] = h->heap.warm_free.load() * PAGE;
+  d["spilled_bytes"] = h->spill.bytes.load();
+  d["spilled_objects"] = h->spill.objects.load();
   d["tasks_submitted"] = h->stats.tasks_submitted.load();
   d["tasks_finished"] = h->stats.tasks_finished.load();
   d["tasks_failed"] = h->stats.tasks_failed.load();
@@ -420,7 +425,8 @@ NB_MODULE(_core, m) {
   nb::set_leak_warnings(false);
   m.doc() = "Shoal's native core. Private: the public names are in the package shoal.";
   if (!ready_refs(m.ptr()) || !ready_objects(m.ptr()) || !ready_tasks(m.ptr()) || !ready_sync(m.ptr()) || !ready_signals(m.ptr()) ||
-      !ready_containers(m.ptr()) || !ready_memory(m.ptr()) || !ready_versioned(m.ptr()) || !ready_ring(m.ptr()) || !ready_ends(m.ptr()))
+      !ready_containers(m.ptr()) || !ready_memory(m.ptr()) || !ready_versioned(m.ptr()) || !ready_ring(m.ptr()) ||
+      !ready_spill(m.ptr()) || !ready_ends(m.ptr()))
     throw nb::python_error();
   pthread_atfork(nullptr, nullptr, after_fork_in_child);
 
@@ -511,7 +517,8 @@ NB_MODULE(_core, m) {
     nb::dict d;
     d["state"] = int(e.state.load());
     d["kind"] = int(e.kind);
-    d["bytes"] = e.flags & FLAG_HAS_BLOCK ? e.size : 0;
+    d["bytes"] = e.flags & (FLAG_HAS_BLOCK | FLAG_SPILLED) ? e.size : 0;
+    d["spilled"] = (e.flags & FLAG_SPILLED) != 0;
     d["holders"] = e.holders;
     d["contained"] = e.contained;
     return d;

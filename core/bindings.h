@@ -110,6 +110,18 @@ inline bool is_ref(PyObject* o) { return Py_TYPE(o) == RefType || PyType_IsSubty
 PyObject* new_ref(Handle h);            // takes over one local reference
 PyObject* share_ref(Handle h);          // makes its own; nullptr + exception if the object is gone
 bool live_ref(PyObject* o, Handle* h);  // o is a Ref of this session; else TypeError / SessionEndedError
+// While one of these is open on a large value, its payload stays where it is, in memory.
+class Look {
+ public:
+  Look() = default;
+  Look(const Look&) = delete;
+  bool open(Handle h);  // false: an exception is set
+  ~Look();
+
+ private:
+  Handle h_ = 0;
+  u32 epoch_ = S.epoch;
+};
 PyObject* new_buffer(Handle h, u64 start, u64 size, bool writable, Mapping* window);
 bool current(u32 epoch);                // is that session the present one, and may it be touched?
 bool ready_refs(PyObject* module);
@@ -172,7 +184,8 @@ class Watch {
 void set_thread_task(Offset task);  // what this thread runs, if it is not the main one
 Offset thread_task_now();
 // One sleep until something happens to this process. FAILED: an exception is set.
-Waited nap(u32 seen, u64 deadline);
+constexpr u64 IDLE_GROWTH = 64;
+Waited nap(u32 seen, u64 deadline, u64 growth = 2);
 
 // ---------------------------------------------------------------------------- tasks (bindings_tasks.cpp)
 
@@ -189,6 +202,10 @@ bool ready_ends(PyObject* module);
 Mapping* open_window(Handle h, bool copy);  // throws FULL; one user
 void make_private(Mapping* window);         // from now on writing to it changes nothing but itself; throws FULL
 bool ready_memory(PyObject* module);
+
+// --------------------------------------------------------------------------- spill (bindings_spill.cpp)
+void ready_pressure();  // the process has joined a session
+bool ready_spill(PyObject* module);
 
 // ------------------------------------------------------------------- versioned (bindings_versioned.cpp)
 bool ready_versioned(PyObject* module);

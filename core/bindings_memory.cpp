@@ -106,6 +106,8 @@ PyObject* load_private(PyObject*, PyObject* ref) {
     return PyErr_SetString(PyExc_ValueError,
                            "private=True is for immutable objects: of a mutable one it would show what others write until "
                            "a page is written here. Copy it (under its lock), or freeze() it first"), nullptr;
+  Look look;
+  if (e.state.load(std::memory_order_acquire) >= ENTRY_READY && !look.open(h)) return nullptr;
   bool plain = e.flags & FLAG_INLINE || (kind != KIND_VALUE && kind != KIND_FROZEN) ||
                e.state.load(std::memory_order_acquire) != ENTRY_READY || C.payload(h)->format != FORMAT_PICKLE;
   if (plain) return load_or_raise(h);

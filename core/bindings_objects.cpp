@@ -69,11 +69,12 @@ Blocking::~Blocking() {
 }
 
 // A signal that comes after the handlers were asked and before the kernel sleeps interrupts nothing. So the main thread,
-// which alone runs handlers, first sleeps for a moment only and then twice as long each time: such a signal waits no
-// longer than this call had waited already, and a long wait costs next to nothing.
+// which alone runs handlers, first sleeps for a moment only and then `growth` times as long each time: such a signal waits
+// about as long as this call had waited already, and a long wait costs next to nothing. Who has nothing to do (IDLE_GROWTH)
+// sleeps through after a quarter of a second: an idle session uses no processor time.
 constexpr u64 FIRST_SLICE_NS = 4'000'000;
 
-Waited nap(u32 seen, u64 deadline) {
+Waited nap(u32 seen, u64 deadline, u64 growth) {
   u64 start = now_ns(), end = start, slice = FIRST_SLICE_NS;
   bool main_thread = PyThread_get_thread_native_id() == static_cast<unsigned long>(getpid());
   do {
@@ -85,7 +86,7 @@ Waited nap(u32 seen, u64 deadline) {
       quiet = C.sleep_ring(seen, until);
     }
     end = now_ns();
-    slice *= 2;
+    slice *= growth;
     if (!quiet && !run_handlers()) return Waited::FAILED;
     if (!usable()) return Waited::FAILED;
     if (deadline && end >= deadline) break;
@@ -286,24 +287,27 @@ bool divide(PyObject* list, Py_ssize_t want, PyObject** ready, PyObject** rest) 
     count = PyList_GET_SIZE(list);
     Py_XSETREF(*rest, PyList_New(count));
   } while (*rest && count != PyList_GET_SIZE(list));
-  Py_ssize_t left = 0;
+  // In locals, as nothing but this loop changes them: the compiler cannot know that a mark is neither of them.
+  PyObject **items = reinterpret_cast<PyListObject*>(list)->ob_item, **out = *rest ? reinterpret_cast<PyListObject*>(*rest)->ob_item : nullptr;
   bool ok = *ready && *rest && next_mark();
+  u32 *const seen = marks, now = mark, epoch = S.epoch;
+  Py_ssize_t left = 0;
   for (Py_ssize_t i = 0; ok && i < count; i++) {
-    PyObject* o = PyList_GET_ITEM(list, i);
+    PyObject* o = items[i];
     Handle h;
-    if (Py_TYPE(o) == RefType && reinterpret_cast<Ref*>(o)->epoch == S.epoch) h = reinterpret_cast<Ref*>(o)->handle;
+    if (Py_TYPE(o) == RefType && reinterpret_cast<Ref*>(o)->epoch == epoch) h = reinterpret_cast<Ref*>(o)->handle;
     else if (!(ok = live_ref(o, &h))) break;
-    u32& met = marks[index_of(h)];
-    if (met == mark) {
+    u32& met = seen[index_of(h)];
+    if (met == now) {
       PyErr_SetString(PyExc_ValueError, "wait() was given the same ObjectRef twice");
       ok = false;
     } else if (want > 0 && entry_done(&C.entry(h))) {
       ok = PyList_Append(*ready, o) == 0;
       want--;
     } else {
-      PyList_SET_ITEM(*rest, left++, Py_NewRef(o));
+      out[left++] = Py_NewRef(o);
     }
-    met = mark;
+    met = now;
   }
   if (ok) return Py_SET_SIZE(*rest, left), true;
   Py_CLEAR(*ready);

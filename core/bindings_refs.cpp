@@ -165,7 +165,25 @@ struct Buffer {
   u32 epoch;
   bool writable;
   bool counted;  // as a writable view of a mutable object
+  bool pinned;   // as a view of a large value
 };
+
+bool Look::open(Handle h) {
+  if (!C.large(h)) return true;
+  return guarded([&] {
+    C.begin_pin(h);
+    h_ = h;
+    return true;
+  }, false);
+}
+
+Look::~Look() {
+  if (!h_ || !current(epoch_)) return;
+  try {
+    C.end_pin(h_);
+  } catch (const Error&) {
+  }
+}
 
 PyObject* new_buffer(Handle h, u64 start, u64 size, bool writable, Mapping* window) {
   Buffer* b = PyObject_New(Buffer, BufferType);
@@ -177,6 +195,8 @@ PyObject* new_buffer(Handle h, u64 start, u64 size, bool writable, Mapping* wind
   try {
     C.acquire(h);
     b->counted = writable && !window && C.begin_view(h);
+    b->pinned = C.large(h);
+    if (b->pinned) C.begin_pin(h);  // the caller has it open, so it does not move
   } catch (const Error&) {
     PyTypeObject* type = Py_TYPE(b);
     PyObject_Free(b);
@@ -206,6 +226,7 @@ static void buffer_dealloc(PyObject* self) {
   if (current(b->epoch)) {
     try {
       if (b->counted) C.end_view(b->handle);
+      if (b->pinned) C.end_pin(b->handle);
       C.release(b->handle);
     } catch (const Error&) {
     }

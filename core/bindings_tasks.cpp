@@ -318,7 +318,7 @@ PyObject* next_task(PyObject*, PyObject*) {
       s.idle[word].fetch_or(bit, std::memory_order_seq_cst);
       std::atomic_thread_fence(std::memory_order_seq_cst);
       Waited w = Waited::DONE;
-      if (!worker_has_reason(nullptr)) w = nap(seen, 0);
+      if (!worker_has_reason(nullptr)) w = nap(seen, 0, IDLE_GROWTH);
       s.idle[word].fetch_and(~bit, std::memory_order_seq_cst);
       if (w == Waited::FAILED) return false;
     }
@@ -355,7 +355,7 @@ PyObject* next_mail(PyObject*, PyObject* const* args, Py_ssize_t n) {
         NoGil nogil;
         found = C.spin(rung, &r);
       }
-      if (!found && nap(r.seen, 0) == Waited::FAILED) return false;
+      if (!found && nap(r.seen, 0, IDLE_GROWTH) == Waited::FAILED) return false;
     }
   }, false);
   if (!ok) return nullptr;

@@ -9,7 +9,7 @@ constexpr u64 LONG_COPY = 1 << 20;  // copies from here on let other threads run
 static void copy(u8* to, const void* from, u64 size) {
   if (size >= LONG_COPY) {
     NoGil nogil;
-    std::memcpy(to, from, size);
+    copy_large(to, from, size);
   } else {
     std::memcpy(to, from, size);
   }
@@ -154,6 +154,8 @@ PyObject* load(Handle h, Mapping* window) {
   u8 kind = e.kind.load(std::memory_order_acquire);
   if (kind != KIND_VALUE && kind != KIND_MUTABLE && kind != KIND_FROZEN)
     return PyErr_SetString(PyExc_TypeError, "a lock, an actor, a container or a Versioned has no value to get"), nullptr;
+  Look look;
+  if (!look.open(h)) return nullptr;
   const u8* p = C.ro + e.payload;
   auto* head = reinterpret_cast<const Payload*>(p);
   const char* meta = reinterpret_cast<const char*>(p + head->meta);

@@ -429,7 +429,7 @@ bool settle_in_place(Draft* d, PyObject* meta, PyObject* buffers, Collector& c) 
     elsewhere[size_t(i)] = at;
   }
   for (Py_ssize_t i = 0; i < n; i++)
-    if (elsewhere[size_t(i)]) std::memcpy(C.rw + base + spans[i].start, elsewhere[size_t(i)], spans[i].size);
+    if (elsewhere[size_t(i)]) copy_large(C.rw + base + spans[i].start, elsewhere[size_t(i)], spans[i].size);
   std::memcpy(C.rw + base + p->meta, PyBytes_AS_STRING(meta), size);
   p->meta_size = size;
   return true;

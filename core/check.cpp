@@ -1,5 +1,6 @@
 // The audit: walks the whole arena and compares every count with what it counts. For tests and debugging, at a moment
 // when no participant changes anything; it returns the first few contradictions, or nothing.
+#include <algorithm>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -187,6 +188,47 @@ struct Audit {
     }
   }
 
+  // A large value in memory: who looks at it.
+  void viewers(Handle h) {
+    Large* p = c.head(h);
+    if (p->spiller) say(name(h) + " is being spilled");
+    for (u32 s = 0; s < MAX_PROCESSES; s++) {
+      bool looks = p->viewers[s / 64].load() >> s % 64 & 1;
+      if (looks && c.slots[s].state.load() != SLOT_ALIVE) say(name(h) + ": looked at by a process that is gone");
+      if (s == c.slot && looks != (c.views[index_of(h)] > 0)) say(name(h) + ": views of this process counted wrong");
+    }
+  }
+
+  // ... and one in the spill file.
+  std::vector<std::pair<u64, u64>> extents{};
+  void spilled(Handle h) {
+    Entry& e = c.entry(h);
+    if (e.flags != FLAG_SPILLED || !c.large(h) || e.state.load() != ENTRY_READY) say(name(h) + " is spilled and should not be");
+    if (e.payload >> SPILL_MARK) say(name(h) + " is being restored");
+    if (c.views[index_of(h)]) say(name(h) + " is spilled, but this process has views of it");
+    u64 at = e.payload & ((1ull << SPILL_MARK) - 1);
+    extents.emplace_back(at, e.size);
+  }
+  void spill_file() {
+    Spill& s = c.h->spill;
+    std::sort(extents.begin(), extents.end());
+    std::vector<u32> live(SPILL_SEGMENTS);
+    u64 bytes = 0, end = PAGE;
+    for (auto [at, size] : extents) {
+      if (at < end) say("spill file: two objects at " + std::to_string(at));
+      end = at + (size + PAGE - 1) / PAGE * PAGE;
+      bytes += size;
+      for (u64 i = at / SPILL_SEGMENT; i <= (end - 1) / SPILL_SEGMENT; i++) live[i]++;
+    }
+    if (bytes != s.bytes.load() || extents.size() != s.objects.load()) say("spill file: its objects are counted wrong");
+    for (u32 i = 0; i < SPILL_SEGMENTS; i++)
+      if (live[i] != s.live[i])
+        say("spill file: segment " + std::to_string(i) + " has " + std::to_string(live[i]) + " objects, counted " + std::to_string(s.live[i]));
+    for (u32 i = 0, n = c.h->slots_top.load(); i < n; i++)
+      for (SpillJob& job : c.slots[i].spills)
+        if (job.object) say("process slot " + std::to_string(i) + ": spills or restores an object");
+  }
+
   void objects() {
     u64 free = 0;
     u32 top = c.h->heap.entry_top.load();
@@ -209,8 +251,10 @@ struct Audit {
       if (e.lock.owner.load()) say(name(h) + " is locked");
       if (e.flags & FLAG_HAS_BLOCK) {
         block(e.payload, name(h));
+        if (c.large(h)) viewers(h);
         for (u32 k = 0; k < c.payload(h)->nrefs; k++) contained[index_of(c.refs(h)[k])]++;
       }
+      if (e.flags & FLAG_SPILLED) spilled(h);
       if ((e.kind == KIND_MUTABLE || e.kind == KIND_FROZEN) && state == ENTRY_READY) writers(h);
       if (e.kind == KIND_VERSIONED && state == ENTRY_READY) {
         Cell* cell = c.cell(h);
@@ -279,6 +323,7 @@ std::string Client::check() {
   a.slots();
   a.queues();
   a.objects();
+  a.spill_file();
   a.heap();
   if (a.found > 20) a.report += "... and " + std::to_string(a.found - 20) + " more\n";
   return a.report;

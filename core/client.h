@@ -15,7 +15,8 @@ namespace shoal {
 
 // What a caller gets for its own mistake or for a limit; the bindings turn each into a Python exception.
 struct Error : std::runtime_error {
-  enum Code { INVALID, FULL, LIMIT, ENDED, FORKED, GONE, ACTOR_DEAD, PENDING_LIMIT, NAME_TAKEN } code;
+  enum Code { INVALID, FULL, LIMIT, ENDED, FORKED, GONE, ACTOR_DEAD, PENDING_LIMIT, NAME_TAKEN, LOST,
+              RAISED } code;  // RAISED: the caller's own exception is set already
   Error(Code c, const std::string& what) : std::runtime_error(what), code(c) {}
 };
 
@@ -33,6 +34,7 @@ extern void (*at_crash_point)(const char* name);  // a test program's own: calle
 #endif
 
 u64 now_ns();
+void copy_large(void* to, const void* from, u64 size);  // copy.cpp
 inline void cpu_relax() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -100,14 +102,16 @@ struct Client {
   Entry* entries = nullptr;
   PageInfo* pages = nullptr;
   u32* local = nullptr;    // references to each entry from this process
-  u32* views = nullptr;    // writable views of each entry in this process
-  int memfd = -1, eventfd = -1;
+  u32* views = nullptr;    // views of each entry in this process: writable ones of a mutable object, any of a large value
+  int memfd = -1, eventfd = -1, spillfd = -1;
   bool in_tx = false;
   bool forked = false;     // we are a copy made by fork(): nothing may be touched
   u64 spin_ns = 0;         // present spinning budget, adapts
   // Set by the bindings: a long system call or copy may let other threads run meanwhile.
   void* (*let_others_run)() = nullptr;
   void (*come_back)(void*) = nullptr;
+  // Sleeps until this process is rung or it is late. Throws RAISED if a signal handler did.
+  void (*pause)(u32 seen, u64 deadline_ns) = nullptr;
 
   template <class T>
   T* at(Offset o) const {
@@ -129,7 +133,8 @@ struct Client {
   void ensure_block(u64 size);                // may refill the cache; throws FULL
   void commit_block(Offset block, u64 size, bool let_go = true);  // makes a fresh large block safe to touch; throws FULL
   void populate(Offset start, u64 len, bool cold, bool let_go);
-  std::vector<bool> populated;                // a bit per POPULATE_FROM bytes of `rw`: our page table has them. Only a hint
+  void fill(Offset from, Offset to, bool cold, bool let_go);
+  std::vector<bool> populated;                // a bit per POPULATE_FROM bytes of `rw`: there, and in our page table
   u64 trims_seen = 0;                         // what heap.trims was when it was true
   void free_block(Tx& tx, Offset block);
   u64 block_size(Offset block) const;
@@ -176,9 +181,9 @@ struct Client {
   void seal(Handle h, EntryState how);         // the PENDING half of publish()
   void finish_seal(Handle h);
   void drain_dependents(Handle h);
-  static u64 refs_at(u8 kind);                 // where a payload's references start
+  static u64 refs_at(u8 kind, u64 size);       // where a payload's references start
   Payload* payload(Handle h) const { return at<Payload>(entry(h).payload); }
-  Handle* refs(Handle h) const { return reinterpret_cast<Handle*>(rw + entry(h).payload + refs_at(entry(h).kind)); }
+  Handle* refs(Handle h) const { return reinterpret_cast<Handle*>(rw + entry(h).payload + refs_at(entry(h).kind, entry(h).size)); }
   BufferSpan* spans(Handle h) const { return reinterpret_cast<BufferSpan*>(refs(h) + payload(h)->nrefs_max); }
   Mutex* mutex(Handle h) const { return at<Mutex>(entry(h).payload + 64); }
   Writers* writers(Handle h) const { return at<Writers>(entry(h).payload + 64 + sizeof(Mutex)); }
@@ -192,6 +197,51 @@ struct Client {
   bool actor_alone(Handle h) const;            // [lock Entry::lock]
   void after_tx();
   void reset_payload(Handle h);                // a dead maker's block away from a PENDING entry
+
+  // spill.cpp
+  bool large(Handle h) const { return entry(h).size >= SPILL_FROM && entry(h).kind.load(std::memory_order_relaxed) == KIND_VALUE; }
+  Large* head(Handle h) const { return at<Large>(entry(h).payload); }
+  void begin_pin(Handle h);                    // a large value that we hold stays in memory from now on; restores it; throws
+  void end_pin(Handle h);
+  void end_pins_of(Handle h, u32 slot);        // supervisor
+  u64 spill(u64 want, bool let_go);            // returns the bytes of memory that it freed
+  bool spillable(Handle h) const;              // [lock Entry::lock]
+  u64 spill_one(Handle h, bool let_go);
+  void restore(Handle h);
+  u64 take_extent(Tx& tx, u64 size);           // 0: there is no place in the file
+  void drop_extent(Tx& tx, u64 extent, u64 size);
+  void punch(u64 extent, u64 size);
+  SpillJob* free_job();                        // nullptr: all are in use
+  void drop_job(SpillJob& job);
+  void repair_spills(Slot& dead);              // supervisor
+  std::string spill_note;                      // why nothing was spilled the last time; for people
+
+  // pressure.cpp
+  struct Pressure {
+    u64 need;
+    bool let_go;                               // may other threads of the process run meanwhile?
+    bool tried = false;
+    u64 since = 0, warned = 0, still = 0, activity = 0;
+  };
+  void ring_waiter(u32 waiter);                // as in Entry::waiter
+  void ring_starved();
+  void set_starved(bool on);
+  void make_room(Pressure& p, const Error& full);  // throws `full` if there is no way
+  bool (*wait_for_room)(Pressure& p) = nullptr;    // set by the bindings; false: it is of no use
+  template <class F>
+  auto with_room(u64 need, bool let_go, F allocate) -> decltype(allocate()) {
+    Pressure p{need, let_go};
+    for (;;) {
+      std::string text;
+      try {
+        return allocate();
+      } catch (const Error& e) {
+        if (e.code != Error::FULL) throw;
+        text = e.what();
+      }
+      make_room(p, Error(Error::FULL, text));
+    }
+  }
 
   // wait.cpp
   bool may_spin() const;

@@ -12,7 +12,7 @@ namespace shoal {
 
 static u64 align64(u64 n) { return (n + 63) & ~63ull; }
 
-u64 Client::refs_at(u8 kind) {
+u64 Client::refs_at(u8 kind, u64 size) {
   switch (kind) {
     case KIND_MUTABLE:
     case KIND_FROZEN: return 64 + sizeof(Mutex) + sizeof(Writers);
@@ -22,7 +22,7 @@ u64 Client::refs_at(u8 kind) {
     case KIND_ACTOR: return 64 + sizeof(Actor);
     case KIND_QUEUE: return 64 + sizeof(Queue);
     case KIND_TABLE: return 64 + sizeof(Table);
-    default: return sizeof(Payload);
+    default: return size >= SPILL_FROM ? sizeof(Large) : sizeof(Payload);
   }
 }
 
@@ -63,25 +63,31 @@ Handle Client::create(Kind kind) {
 
 u8* Client::attach_block(Handle h, u64 size) {
   Entry& e = entry(h);
-  ensure_block(size);
-  Offset block;
-  {
+  Offset block = with_room(size, true, [&] {
+    ensure_block(size);
     Tx tx(*this);
-    block = alloc_block(tx, size);
-    tx.set(e.payload, block);
+    Offset place = alloc_block(tx, size);
+    tx.set(e.payload, place);
     tx.set(e.flags, u8(e.flags | FLAG_HAS_BLOCK));
     tx.commit();
-  }
+    return place;
+  });
   commit_block(block, size);
   return rw + block;
 }
 
 u8* Client::begin_payload(Handle h, u32 format, u32 nrefs, u32 nbuffers, u64 meta_size, const u64* sizes) {
-  u64 refs_start = refs_at(entry(h).kind);
-  u64 spans_start = refs_start + nrefs * sizeof(Handle);
-  u64 meta = spans_start + nbuffers * sizeof(BufferSpan);
-  u64 size = meta + meta_size;
-  for (u32 i = 0; i < nbuffers; i++) size = align64(size) + sizes[i];
+  u64 refs_start, spans_start, meta, size = 0;
+  for (;;) {
+    refs_start = refs_at(entry(h).kind, size);
+    spans_start = refs_start + nrefs * sizeof(Handle);
+    meta = spans_start + nbuffers * sizeof(BufferSpan);
+    u64 all = meta + meta_size;
+    for (u32 i = 0; i < nbuffers; i++) all = align64(all) + sizes[i];
+    bool fits = refs_at(entry(h).kind, all) == refs_start;  // a large one has a larger header, and is larger still
+    size = all;
+    if (fits) break;
+  }
   u8* p = attach_block(h, size);
   std::memset(p, 0, refs_start);
   auto* head = reinterpret_cast<Payload*>(p);
@@ -90,6 +96,7 @@ u8* Client::begin_payload(Handle h, u32 format, u32 nrefs, u32 nbuffers, u64 met
   head->nbuffers = nbuffers;
   head->meta = meta;
   head->meta_size = meta_size;
+  if (entry(h).kind == KIND_VALUE && size >= SPILL_FROM) reinterpret_cast<Large*>(p)->used_ns.store(now_ns(), std::memory_order_relaxed);
   auto* span = reinterpret_cast<BufferSpan*>(p + spans_start);
   u64 place = meta + meta_size;
   for (u32 i = 0; i < nbuffers; i++) {
@@ -163,12 +170,7 @@ void Client::finish_seal(Handle h) {
     tx.commit();
   }
   CRASH_POINT("seal.ring");
-  if (waiter == WAITER_MANY) {
-    for (u32 s = 0, n = this->h->slots_top.load(); s < n; s++)
-      if (slots[s].state.load(std::memory_order_relaxed) == SLOT_ALIVE) ring(s);
-  } else if (waiter) {
-    ring(waiter - 1);
-  }
+  ring_waiter(waiter);
   if (dependents) drain_dependents(h);
   if (dead) dispose(h);
 }
@@ -353,6 +355,7 @@ void Client::drop_contained(Handle h) {
 void Client::dispose(Handle first) {
   std::vector<Handle> more;
   Handle h = first;
+  bool freed = false;  // a large block
   for (;;) {
     Entry& e = entry(h);
     SHOAL_CHECK(e.state.load() == ENTRY_DISPOSING);
@@ -389,9 +392,17 @@ void Client::dispose(Handle first) {
       }
     }
     CRASH_POINT("dispose.free");
+    u64 extent = e.flags & FLAG_SPILLED ? e.payload : 0, size = e.size;
+    if (extent) punch(extent, size);  // while it still is nobody else's
     {
       Tx tx(*this);
+      if (extent) {
+        drop_extent(tx, extent, size);
+        tx.set(this->h->spill.bytes, this->h->spill.bytes.load(std::memory_order_relaxed) - size);
+        tx.set(this->h->spill.objects, this->h->spill.objects.load(std::memory_order_relaxed) - 1);
+      }
       if (e.flags & FLAG_HAS_BLOCK) free_block(tx, e.payload);
+      freed |= size > SMALL_LIMIT;
       tx.set(e.payload, Offset(0));
       tx.set(e.size, u64(0));
       tx.set(e.kind, u8(0));
@@ -407,6 +418,7 @@ void Client::dispose(Handle first) {
     more.pop_back();
   }
   if (surplus || entry_surplus) trim_caches();
+  if (freed) ring_starved();
   if (!to_ring.empty()) after_tx();
 }
 

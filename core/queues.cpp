@@ -9,15 +9,6 @@ constexpr u64 FIRST_ROOM = 64;
 
 static u32 also(u32 waiter, u32 slot) { return waiter == 0 || waiter == slot + 1 ? slot + 1 : WAITER_MANY; }
 
-static void ring_waiter(Client& c, u32 waiter) {
-  if (waiter == WAITER_MANY) {
-    for (u32 s = 0, n = c.h->slots_top.load(); s < n; s++)
-      if (c.slots[s].state.load(std::memory_order_relaxed) == SLOT_ALIVE) c.ring(s);
-  } else if (waiter) {
-    c.ring(waiter - 1);
-  }
-}
-
 // [lock of the container] Locks the item's entry.
 void Client::take_over(Tx& tx, Handle item) {
   tx.lock(entry(item).lock);
@@ -117,7 +108,7 @@ bool Client::queue_put(Queue* q, Handle item) {
       }
     }
     if (getter != WAITER_MANY - 1) {
-      ring_waiter(*this, getter);
+      ring_waiter(getter);
       return true;
     }
     queue_grow(q);
@@ -140,7 +131,7 @@ Handle Client::queue_get(Queue* q) {
     tx.commit();
     local[index_of(item)]++;
   }
-  ring_waiter(*this, putter);
+  ring_waiter(putter);
   return item;
 }
 

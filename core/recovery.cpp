@@ -118,9 +118,11 @@ Task* Client::recover(u32 s) {
   h->sched.idle[s / 64].fetch_and(~bit);
   h->sched.spinning[s / 64].fetch_and(~bit);
   h->sched.awake[s / 64].fetch_and(~bit);
+  h->heap.starved[s / 64].fetch_and(~bit);
   discard_building(dead);
   for (Offset& draft : dead.drafts)
     if (draft) before_forget(draft);
+  repair_spills(dead);
   return_caches(dead);
   release_lease_of(dead);
   h->stats.deaths++;
@@ -192,6 +194,7 @@ void Client::sweep(u32 s) {
     if (peek(e.task)) finish_seal(handle);
     if (peek(e.dependents)) drain_dependents(handle);
     u8 kind = e.kind.load(std::memory_order_relaxed);
+    if (kind == KIND_VALUE && peek(e.size) >= SPILL_FROM) end_pins_of(handle, s);
     if (has_mutex(kind) || (kind == KIND_ACTOR && peek(e.creator) == s)) repair_object(handle, s);
   }
 }

@@ -171,15 +171,15 @@ u64 Client::task_bytes(const Task* t) const {
 
 Task* Client::new_task(u32 nreturns, u32 ndeps, u64 args_size, TaskKind kind) {
   u64 size = sizeof(Task) + ndeps * sizeof(Dep) + nreturns * sizeof(Handle) + args_size;
-  ensure_block(size);
-  SHOAL_CHECK(!me->building);
-  Offset block;
-  {
+  Offset block = with_room(size, true, [&] {
+    ensure_block(size);
+    SHOAL_CHECK(!me->building);
     Tx tx(*this);
-    block = alloc_block(tx, size);
-    tx.set(me->building, block | 1);  // odd: the header does not count yet
+    Offset place = alloc_block(tx, size);
+    tx.set(me->building, place | 1);  // odd: the header does not count yet
     tx.commit();
-  }
+    return place;
+  });
   try {
     commit_block(block, size, false);  // `building` is the whole process's: no other thread may submit meanwhile
   } catch (...) {

@@ -17,6 +17,7 @@ from typing import Any
 from benchmarks.measure import Plan
 from benchmarks.peers import Checked, Loop
 from benchmarks.programs import costly_start, numerical, stateful
+from benchmarks.programs.together import together
 
 _PROGRAMS: dict[str, Any] = {
     "numerical": numerical.Program,
@@ -44,13 +45,10 @@ def _busy(make: Any, run: Callable[[Any], Any], cores: int, plan: Plan) -> Check
         other.wait()
 
 
-def _share(name: str, cores: int, plan: Plan) -> list[float]:
-    """A core's share of the seconds of serial code; see costly_start.py for why that program is different."""
+def _ideal(name: str, cores: int, plan: Plan) -> list[float]:
+    """What the cores can do at best; see together.py."""
     program = _PROGRAMS[name](cores, plan)
-    if name == "costly_start":
-        once: Checked = program.serial_once()
-        return once.samples
-    return [sample / cores for sample in program.serial().samples]
+    return [together(program.share, cores, getattr(program, "warm", None))]
 
 
 def _loops(cores: int, run: Callable[[Any], Any]) -> dict[str, Loop]:
@@ -75,6 +73,6 @@ def by_hand_loops(cores: int) -> dict[str, Loop]:
 
 
 def serial_loops(cores: int) -> dict[str, Loop]:
-    """The programs without parallelism, and the least time that `cores` cores could take."""
+    """The programs without parallelism, and the least time that `cores` cores can take."""
     loops = _loops(cores, lambda program: program.serial())
-    return loops | {f"ideal {name}": partial(_share, name, cores) for name in _PROGRAMS}
+    return loops | {f"ideal {name}": partial(_ideal, name, cores) for name in _PROGRAMS}

@@ -73,14 +73,11 @@ class Program:
         start = perf_counter()
         return self._done(start, [_load_and_evaluate(self.width) for _ in range(ROUNDS * self.cores)])
 
-    def serial_once(self) -> Checked:
-        """Serial code that makes the weights once: a core's share of the work, which no program can do
-        faster.
-        """
-        start = perf_counter()
+    def share(self, core: int) -> list[NDArray[np.int64]]:
+        """A core's part of the work: the weights are made once."""
         model = Model()
         model.load(self.width)
-        return self._done(start, [model.evaluate_next_batch() for _ in range(ROUNDS)])
+        return [model.evaluate_next_batch() for _ in range(ROUNDS)]
 
     def pool(self, pool: Any) -> Checked:
         pool.map(_load_and_evaluate, [10] * self.cores, 1)

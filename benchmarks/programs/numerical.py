@@ -59,6 +59,12 @@ class Program:
     def serial(self) -> Checked:
         return self._timed(lambda: [convolve(self.image, kernel) for kernel in self.filters])
 
+    def share(self, core: int) -> Array:
+        """A core's part of the work."""
+        return convolve(self.image, self.filters[core])
+
+    warm = share  # everybody has made its first result before the clock starts
+
     def pool(self, pool: Any) -> Checked:
         def run() -> list[Array]:
             return pool.map(_convolve_pair, zip(self.cores * [self.image], self.filters, strict=True))  # type: ignore[no-any-return]

@@ -72,6 +72,13 @@ class Program:
             counts[i % self.cores].add_document(document)
         return self._done(start, [count.get_popular() for count in counts])
 
+    def share(self, core: int) -> set[bytes]:
+        """A core's part of the work."""
+        count = PrefixCount()
+        for document in self.documents[core :: self.cores]:
+            count.add_document(document)
+        return count.get_popular()
+
     @staticmethod
     def _done(start: float, results: list[set[bytes]]) -> Checked:
         popular: set[bytes] = set()

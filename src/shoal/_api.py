@@ -56,6 +56,7 @@ def init(
     num_gpus: float | None = None,
     resources: dict[str, float] | None = None,
     object_store_memory: int | None = None,
+    spill_directory: str | os.PathLike[str] | None = None,
     namespace: str | None = None,
     ignore_reinit_error: bool = False,
     log_to_driver: bool | None = None,
@@ -72,6 +73,9 @@ def init(
         resources: further resources by name, for instance {"license": 2}.
         object_store_memory: limit of the arena in bytes (default: 60 % of the machine's or the container's memory).
             Memory is only taken as it is used.
+        spill_directory: where values that nobody looks at go when the arena is full, in one file without a name. Default:
+            the environment's SHOAL_SPILL_DIRECTORY, else the directory for temporary files, or /var/tmp if that lies in
+            memory. "": no spilling.
         namespace: in which names of actors are looked up.
         ignore_reinit_error: return the present session instead of an error when there is one.
         log_to_driver: whether what workers print appears here (default: yes).
@@ -104,6 +108,7 @@ def init(
         "num_gpus": num_gpus,
         "resources": resources,
         "object_store_memory": object_store_memory,
+        "spill_directory": spill_directory,
         "namespace": namespace,
         "log_to_driver": log_to_driver,
         "runtime_env": validate_runtime_env(runtime_env),

@@ -192,6 +192,7 @@ class ObjectInfo(TypedDict):
     state: int
     kind: int
     bytes: int
+    spilled: bool
     holders: int
     contained: int
 
@@ -212,6 +213,8 @@ class Statistics(TypedDict):
     peak_bytes: int
     limit_bytes: int
     idle_bytes: int
+    spilled_bytes: int
+    spilled_objects: int
     tasks_submitted: int
     tasks_finished: int
     tasks_failed: int
@@ -401,6 +404,9 @@ def new_table() -> ObjectRef: ...
 def table_op(ref: ObjectRef, op: str, key: bytes | None, value: Any, /) -> Any: ...
 
 # memory (bindings_memory.cpp)
+def _open_spill_file(directory: str, /) -> tuple[int, bool]: ...
+def _use_spill_file(fd: int, /) -> None: ...
+def _spill(bytes: int, /) -> int: ...
 def _freeze(ref: ObjectRef, /) -> tuple[int, ...] | None: ...
 def _load_private(ref: ObjectRef, /) -> Any: ...
 def _new_array(meta: bytes, nbytes: int, zero: bool, /) -> ObjectRef: ...

@@ -26,8 +26,8 @@ def fill(size: int) -> list:
 
 @pytest.fixture
 def small(fresh):
-    """A session of 64 MB."""
-    fresh(object_store_memory=64 * MB)
+    """A session of 64 MB, which never spills (see tests/memory)."""
+    fresh(object_store_memory=64 * MB, spill_directory="")
     yield
     audit()
 

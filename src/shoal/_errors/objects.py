@@ -20,7 +20,7 @@ class ObjectLostError(ShoalError):
     """The object is gone and cannot be made again.
 
     `object_ref_hex` is the ref's id, `owner_address` None on one machine, `call_site` the line that made the
-    ref, if recorded.
+    ref, if recorded, `reason` what happened to it, if known.
 
     >>> print(ObjectLostError("ab12", call_site="train.py:7"))
     The object ab12 (made at train.py:7) was lost and cannot be made again.
@@ -28,12 +28,14 @@ class ObjectLostError(ShoalError):
 
     _what = "was lost and cannot be made again."
 
-    def __init__(self, object_ref_hex: str | bytes, owner_address: Any = None, call_site: str = "") -> None:
+    def __init__(self, object_ref_hex: str | bytes, owner_address: Any = None, call_site: str = "", reason: str = "") -> None:
         self.object_ref_hex = hex_id(object_ref_hex)
         self.owner_address = owner_address
         self.call_site = call_site
+        self.reason = reason
         origin = in_brackets(call_site and f"made at {call_site}")
-        super().__init__(f"The object {self.object_ref_hex}{origin} {self._what}")
+        what = f"{self._what.rstrip('.')}: {reason}" if reason else self._what
+        super().__init__(f"The object {self.object_ref_hex}{origin} {what}")
 
 
 class ObjectFreedError(ObjectLostError):

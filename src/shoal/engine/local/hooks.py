@@ -11,7 +11,7 @@ from shoal import engine as engines
 from shoal.mutable import deserialize_private
 
 # Error::Code in core/client.h
-_INVALID, _FULL, _LIMIT, _ENDED, _FORKED, _GONE, _ACTOR_DEAD, _PENDING_LIMIT, _NAME_TAKEN = range(9)
+_INVALID, _FULL, _LIMIT, _ENDED, _FORKED, _GONE, _ACTOR_DEAD, _PENDING_LIMIT, _NAME_TAKEN, _LOST = range(10)
 
 _LIMITS = {
     "DRAFTS": _core.DRAFTS,
@@ -40,6 +40,8 @@ def make_error(code: int, text: str) -> Exception:
         return exceptions.ForkedError(text)
     if code == _GONE:
         return exceptions.ObjectLostError("", call_site=text)
+    if code == _LOST:
+        return exceptions.ObjectLostError("", reason=text)
     if code == _PENDING_LIMIT:
         return exceptions.PendingCallsLimitExceeded(text)
     if text == "immutable":

@@ -20,13 +20,14 @@ from shoal import engine as engines
 from shoal._options import RESOURCE_UNIT, validate_init_resources
 from shoal.engine.local import hooks
 from shoal.engine.local.engine import LocalEngine
+from shoal.engine.local.memory import open_spill_file
 from shoal.engine.local.output import OutputPrinter, make_pipe
 from shoal.exceptions import SessionError
 
 ARENA_SHARE = 0.6  # of the memory that this machine or container has
 SMALLEST_ARENA = 4 << 20
 # Numbers of the descriptors in the supervisor
-MEMFD, EVENTFD, OUTPUT, DRIVER = 60, 61, 62, 63
+MEMFD, EVENTFD, OUTPUT, DRIVER, SPILL = NUMBERS = 60, 61, 62, 63, 64
 
 _BOOT = (
     "import sys, json; boot = json.loads(sys.argv.pop()); sys.path[:] = boot['path']; "
@@ -140,8 +141,15 @@ class Session:
         }
         hooks.install(None)
         _open_standard_descriptors()
-        memfd, eventfd = _core.create_arena(int(arena), usable_cpus())
-        _core.attach(memfd, eventfd, 0, _core.DRIVER)
+        spillfd, config["spill"] = open_spill_file(settings.get("spill_directory"))
+        try:
+            memfd, eventfd = _core.create_arena(int(arena), usable_cpus())
+            _core.attach(memfd, eventfd, 0, _core.DRIVER)
+        except BaseException:
+            if spillfd >= 0:
+                os.close(spillfd)
+            raise
+        _core._use_spill_file(spillfd)
         _core.label("driver")
         # The core knows CPU as resource 0 and GPU as resource 1.
         for name in ("CPU", "GPU", *sorted(set(units) - {"CPU", "GPU"})):
@@ -150,7 +158,8 @@ class Session:
         read_end, write_end = make_pipe()
         self.printer = OutputPrinter(read_end)
         try:
-            self.supervisor = self._spawn(memfd, eventfd, write_end, (settings.get("runtime_env") or {}).get("env_vars") or {})
+            variables = (settings.get("runtime_env") or {}).get("env_vars") or {}
+            self.supervisor = self._spawn((memfd, eventfd, write_end), spillfd, variables)
         finally:
             os.close(write_end)
         self._pidfd = os.pidfd_open(self.supervisor)
@@ -161,21 +170,22 @@ class Session:
         atexit.register(self._at_exit)
         return self.engine
 
-    def _spawn(self, memfd: int, eventfd: int, output: int, variables: dict[str, Any]) -> int:
+    def _spawn(self, files: tuple[int, ...], spillfd: int, variables: dict[str, Any]) -> int:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        if 0 <= limit <= DRIVER:
-            raise SessionError(f"a session needs room for {DRIVER + 1} open files, but `ulimit -n` is {limit}: raise it")
+        if 0 <= limit <= SPILL:
+            raise SessionError(f"a session needs room for {SPILL + 1} open files, but `ulimit -n` is {limit}: raise it")
         path: list[Any] = sys.path
-        boot = {"path": [_absolute(p) for p in path if isinstance(p, str)], "driver": self.owner}
+        boot = {"path": [_absolute(p) for p in path if isinstance(p, str)], "driver": self.owner, "spill": spillfd >= 0}
         environment = {**os.environ, **{name: str(text) for name, text in variables.items()}}
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             environment.setdefault(name, "1")  # a process per core already: threads in each would only get in the way
         command = [sys.executable or "python3", "-c", _BOOT, json.dumps(boot)]
         driver = os.pidfd_open(self.owner)
-        ours = [_out_of_the_way(fd) for fd in (memfd, eventfd, output, driver)]
+        files = (*files, driver, spillfd) if spillfd >= 0 else (*files, driver)
+        ours = [_out_of_the_way(fd) for fd in files]
         try:
             actions: list[Any] = [(os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable_descriptors()]
-            actions += [(os.POSIX_SPAWN_DUP2, fd, to) for fd, to in zip(ours, (MEMFD, EVENTFD, OUTPUT, DRIVER), strict=True)]
+            actions += [(os.POSIX_SPAWN_DUP2, fd, to) for fd, to in zip(ours, NUMBERS, strict=False)]
             actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
             # posix_spawn, not fork: the driver may be large and have threads. Its own session, so that Ctrl-C reaches
             # the driver alone, which decides what it means.
@@ -184,7 +194,7 @@ class Session:
                 setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGPIPE], setsigmask=[],
             )  # fmt: skip
         finally:
-            for fd in {driver, *ours} - {memfd, eventfd, output}:
+            for fd in {driver, *ours} - set(files) | {driver}:
                 os.close(fd)
 
     def _at_exit(self) -> None:
@@ -246,7 +256,7 @@ def _inheritable_descriptors() -> list[int]:
 
 def _out_of_the_way(fd: int) -> int:
     """The same file under a number that is none of those the supervisor will know its files by."""
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, DRIVER + 1) if MEMFD <= fd <= DRIVER else fd
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, SPILL + 1) if MEMFD <= fd <= SPILL else fd
 
 
 def _absolute(path: str) -> str:

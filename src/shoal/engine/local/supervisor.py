@@ -56,13 +56,16 @@ class Child:
 
 class Supervisor:
     def __init__(self, boot: dict[str, Any]) -> None:
-        from shoal.engine.local.session import DRIVER, EVENTFD, MEMFD, OUTPUT
+        from shoal.engine.local.session import DRIVER, EVENTFD, MEMFD, OUTPUT, SPILL
 
         hooks.install(None)
         self.eventfd, self.output, self.driver = EVENTFD, OUTPUT, DRIVER
         for fd in (MEMFD, EVENTFD, OUTPUT, DRIVER):
             os.set_inheritable(fd, False)
         _core.attach(MEMFD, EVENTFD, 1, _core.SUPERVISOR)
+        if boot["spill"]:
+            os.set_inheritable(SPILL, False)
+            _core._use_spill_file(SPILL)
         _core.label("supervisor")
         self._config_ref = _core.config()
         self.config = _core.get(self._config_ref, None)
