@@ -168,7 +168,8 @@ bool ints(PyObject* const* args, Py_ssize_t n, i64* out) {
 
 // The id of the task that submits in this thread; 0: none does. In an event loop only Python knows.
 u64 submitter() {
-  if (C.me->role.load(std::memory_order_relaxed) == ROLE_DRIVER) return 0;
+  u32 role = C.me->role.load(std::memory_order_relaxed);
+  if (role != ROLE_WORKER && role != ROLE_ACTOR) return 0;
   Offset o = thread_task_now();
   if (!o && S.submitter) {
     PyObject* id = PyObject_CallNoArgs(S.submitter);

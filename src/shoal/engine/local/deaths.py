@@ -40,7 +40,9 @@ def kernel_kills() -> int:
 class Death:
     """Of one worker process, at its burial: `reason` is a verb with what belongs to it ("died of SIGKILL")."""
 
-    def __init__(self, slot: int, pid: int, code: int, why: str | None, raw: bytes, raw_of: int, out_of_memory: bool) -> None:
+    def __init__(
+        self, slot: int, pid: int, code: int, why: str | None, raw: bytes = b"", raw_of: int = 0, out_of_memory: bool = False
+    ) -> None:
         """`code` as from waitstatus_to_exitcode; `why`: the supervisor ended it; `raw`: what native code wrote in task `raw_of`."""
         self.pid = pid
         self.code = code

@@ -3,8 +3,8 @@
     driver --spawns--> supervisor --forks--> workers (some become actors)
 
 It sleeps in one poll on: the arena's eventfd (somebody wants a worker, a kill, memory given back), a pidfd for the driver
-and for each worker (deaths), and the workers' raw output. It imports little and runs one thread, so that a fork of it is
-a worker that is ready within milliseconds.
+and for each worker (deaths), the workers' raw output, and the socket at which guests join (door.py). It imports little and
+runs one thread, so that a fork of it is a worker that is ready within milliseconds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import selectors
 import signal
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shoal import _core, exceptions
 from shoal.engine.local import hooks
@@ -25,6 +25,9 @@ from shoal.engine.local.cancelling import CANCELLED, CMD_CANCEL, CMD_KILL, FORCE
 from shoal.engine.local.deaths import RAW_KEPT, Death, kernel_kills
 from shoal.engine.local.engine import ACTOR_CALL, CREATE_ACTOR, RETRY_TIMEOUT, mourn
 from shoal.engine.local.output import end_output, finish_line, send
+
+if TYPE_CHECKING:  # imported when the workers are forked
+    from shoal.engine.local.door import Door
 
 _FREE, _STARTING, _ALIVE, _DEAD = range(4)  # SlotState in core/abi.h
 _CMD_EXIT = 1
@@ -56,14 +59,18 @@ class Child:
 
 class Supervisor:
     def __init__(self, boot: dict[str, Any]) -> None:
-        from shoal.engine.local.session import DRIVER, EVENTFD, MEMFD, OUTPUT, SPILL
+        from shoal.engine.local.session import DRIVER, EVENTFD, LISTENER, MEMFD, OUTPUT, SPILL
 
         hooks.install(None)
-        self.eventfd, self.output, self.driver = EVENTFD, OUTPUT, DRIVER
-        for fd in (MEMFD, EVENTFD, OUTPUT, DRIVER):
-            os.set_inheritable(fd, False)
+        self.memfd, self.eventfd, self.output = MEMFD, EVENTFD, OUTPUT
+        self.driver = DRIVER if boot["driver"] else -1  # a detached session has none
+        self.listener = LISTENER if boot["place"] else -1
+        for fd in (MEMFD, EVENTFD, OUTPUT, self.driver, self.listener):
+            if fd >= 0:
+                os.set_inheritable(fd, False)
         _core.attach(MEMFD, EVENTFD, 1, _core.SUPERVISOR)
-        if boot["spill"]:
+        self.spill = [SPILL] if boot["spill"] else []
+        if self.spill:
             os.set_inheritable(SPILL, False)
             _core._use_spill_file(SPILL)
         _core.label("supervisor")
@@ -73,12 +80,16 @@ class Supervisor:
         self.children: dict[int, Child] = {}  # by slot
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.eventfd, selectors.EVENT_READ, self._on_event)
-        self.selector.register(self.driver, selectors.EVENT_READ, self._on_driver_death)
+        if self.driver >= 0:
+            self.selector.register(self.driver, selectors.EVENT_READ, self._on_driver_death)
         self.next_growth = 0.0
         self.idle_since: float | None = None
         self.ending = False
         self.overdue: dict[int, float] = {}  # tasks that were interrupted because their time is over: when that has to do
         self.kernel_kills = kernel_kills()
+        self.place: list[str] | None = boot["place"]
+        self.door: Door | None = None
+        self.started = time.monotonic()
 
     def raise_file_limit(self) -> None:
         """Three descriptors for each worker add up; the workers themselves get the user's limit back."""
@@ -94,6 +105,7 @@ class Supervisor:
         import asyncio  # noqa: F401
         import concurrent.futures.thread  # noqa: F401
 
+        self.open_door()
         timeout: float | None = 0
         while not self.ending:
             events = self.selector.select(timeout)
@@ -106,6 +118,17 @@ class Supervisor:
                 break
             timeout = self.look()
         self.end()
+
+    def open_door(self) -> None:
+        if self.place is not None:
+            from shoal.engine.local.door import Door
+            from shoal.engine.local.places import Place
+
+            self.door = Door(self, self.listener, Place(*self.place))
+
+    def shared_descriptors(self) -> list[int]:
+        """What a guest is given, in the order in which join.py takes it."""
+        return [self.memfd, self.eventfd, *self.spill]
 
     def _on_event(self, _key: Any) -> None:
         try:
@@ -124,7 +147,7 @@ class Supervisor:
                 continue
             if bits & CMD_CANCEL:
                 _signal(child, signal.SIGINT)
-        waits = [self._grow(), self._shrink(), self._trim(), self._end_late()]
+        waits = [self._grow(), self._shrink(), self._trim(), self._end_late(), self.door.look() if self.door is not None else None]
         return min((w for w in waits if w is not None), default=None)
 
     def _kill(self, child: Child) -> bool:
@@ -255,7 +278,11 @@ class Supervisor:
                         os.close(fd)
                     except OSError:
                         pass
-            os.close(self.driver)
+            for fd in (self.driver, self.listener if self.door is None else -1):
+                if fd >= 0:
+                    os.close(fd)
+            if self.door is not None:
+                self.door.close_in_child()
             resource.setrlimit(resource.RLIMIT_NOFILE, self.file_limit)
             from shoal.engine.local import worker
 
@@ -313,15 +340,19 @@ class Supervisor:
         except ChildProcessError:
             code = -signal.SIGKILL
         slot = child.slot
-        _core.recover(slot)  # first of all: somebody may be waiting for a lock, even he who is to read the output
+        _core.recover(slot, True)  # first of all: somebody may be waiting for a lock, even he who is to read the output
         self.selector.unregister(child.pidfd)
         os.close(child.pidfd)
         self._forward_last(child)
         del self.children[slot]
-        _, role, _, actor, label = _core.slot_info(slot)
         kills = kernel_kills() if code == -signal.SIGKILL else self.kernel_kills
         death = Death(slot, child.pid, code, child.why, child.raw, child.raw_of, kills > self.kernel_kills)
         self.kernel_kills = kills
+        self.bury(slot, death)
+
+    def bury(self, slot: int, death: Death) -> None:
+        """What is left to do once recover() was there: for a worker and for a guest."""
+        _, _, _, actor, label = _core.slot_info(slot)
         creation = 0
         while task := _core.next_running(slot):
             info = _core.task_info(task)
@@ -407,6 +438,8 @@ class Supervisor:
     def end(self) -> None:
         """No process of the session outlives its supervisor."""
         deadline = time.monotonic() + GRACE_S
+        if self.door is not None:
+            self.door.close()
         _core.stop()
         children = list(self.children.values())
         if not self.ending:  # the driver lives: let workers finish what they print
@@ -425,6 +458,7 @@ class Supervisor:
             except ChildProcessError:
                 pass
             self._forward_last(child)
+        _core.session_over()  # guests live on, and are to know
         end_output(self.output)
         os._exit(0)
 
