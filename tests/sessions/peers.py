@@ -18,6 +18,7 @@ import pytest
 
 import shoal
 from conftest import until
+from shoal.engine.local import places
 
 LIMIT_S = 60  # only a failure waits for so long
 
@@ -127,6 +128,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("TMPDIR", str(folder))
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     monkeypatch.delenv("SHOAL_ADDRESS", raising=False)
+    assert places.homes() == [f"{folder}/shoal-{os.geteuid()}"]  # nobody else's sessions are there
     yield folder
     shoal.shutdown()
     until(lambda: not list(folder.iterdir()))

@@ -52,31 +52,18 @@ def check_name(name: object) -> str:
 
 
 def homes() -> list[str]:
-    """The directories in which this user's sessions may be; new ones are made in the first."""
+    """The directories in which this user's sessions are looked for; new ones are made in the first."""
     uid = os.geteuid()
     found = []
-    for runtime in (os.environ.get("XDG_RUNTIME_DIR"), f"/run/user/{uid}"):
-        try:
-            if runtime and os.stat(runtime).st_uid == uid:
-                found.append(os.path.join(runtime, "shoal"))
-        except OSError:
-            pass
-    for folder in (os.environ.get("TMPDIR"), "/tmp"):
-        if folder:
-            found.append(os.path.join(folder, f"shoal-{uid}"))
-    return list(dict.fromkeys(found))
-
-
-def _new_home() -> str:
-    uid = os.geteuid()
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     try:
         if runtime and os.stat(runtime).st_uid == uid and os.access(runtime, os.W_OK):
-            return os.path.join(runtime, "shoal")
+            found.append(os.path.join(runtime, "shoal"))
     except OSError:
         pass
-    folder = os.environ.get("TMPDIR") or "/tmp"
-    return os.path.join(folder if os.access(folder, os.W_OK) else "/tmp", f"shoal-{uid}")
+    folder = os.environ.get("TMPDIR")
+    found.append(os.path.join(folder if folder and os.access(folder, os.W_OK) else "/tmp", f"shoal-{uid}"))
+    return found
 
 
 def unsafe(home: str) -> str:
@@ -108,6 +95,11 @@ class Place:
     @property
     def log(self) -> str:
         return os.path.join(self.folder, LOG)
+
+    @property
+    def detached(self) -> bool:
+        """Was it started with `shoal start`?"""
+        return os.path.exists(self.log)
 
     def listen(self) -> int:
         """Take the name; returns the descriptor of the socket. Raises SessionExistsError, Unsafe, OSError."""
@@ -203,8 +195,8 @@ def alive(path: str) -> bool:
         probe.close()
 
 
-def sessions() -> list[Place]:
-    """This user's sessions that are alive; what others have left behind is removed."""
+def sessions(swept: list[str] | None = None) -> list[Place]:
+    """This user's sessions that are alive; what others have left behind is removed (`swept` gets their names)."""
     found = []
     for home in homes():
         if unsafe(home):
@@ -218,8 +210,12 @@ def sessions() -> list[Place]:
             if name.startswith("."):
                 if _old(place.folder):  # half made, and that takes no second
                     place.sweep()
-            elif _NAME.fullmatch(name) and not place.sweep():
+            elif not _NAME.fullmatch(name):
+                continue
+            elif not place.sweep():
                 found.append(place)
+            elif swept is not None:
+                swept.append(name)
         _remove_home(home)
     return found
 
@@ -230,11 +226,9 @@ def find(name: str) -> Place | None:
 
 def make(name: str | None) -> tuple[Place, int]:
     """A place for a new session, and the descriptor of its socket. Without a name it gets one."""
-    home = _new_home()
+    home = homes()[0]
     if name is not None:
-        if find(name) is not None:  # in another of the homes
-            home = next(os.path.dirname(p.folder) for p in sessions() if p.name == name)
-        place = Place(home, name)
+        place = find(name) or Place(home, name)  # in another home it is taken, too
         return place, place.listen()
     while True:
         place = Place(home, default_name())

@@ -135,13 +135,13 @@ class Plan:
         self.variables: dict[str, Any] = (settings.get("runtime_env") or {}).get("env_vars") or {}
         self.spill_directory = settings.get("spill_directory")
 
-    def take_place(self) -> tuple[places.Place | None, int]:
+    def take_place(self, needed: bool = False) -> tuple[places.Place | None, int]:
         """Where guests will find the session, and its socket. A session that asked for no name does without, if it must."""
         try:
             place, listener = places.make(self.name)
         except (OSError, places.Unsafe) as error:
-            if self.name is not None:
-                raise SessionError(f"the session cannot be named {self.name!r}: {error}") from error
+            if needed or self.name is not None:
+                raise SessionError(f"the session could not be joined: {error}") from error
             self.config["name"], self.config["address"] = places.default_name(), None
             return None, -1
         self.config["name"], self.config["address"] = place.name, place.socket
@@ -189,7 +189,7 @@ class Session:
     def _start(self, settings: dict[str, Any]) -> LocalEngine:
         plan = Plan(settings)
         hooks.install(None)
-        _open_standard_descriptors()
+        open_standard_descriptors()
         self.place, listener = plan.take_place()
         try:
             memfd, eventfd, spillfd = plan.make_arena()
@@ -273,6 +273,8 @@ def spawn_supervisor(files: dict[int, int], place: places.Place | None, variable
         actions: list[Any] = [(os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable_descriptors()]
         actions += [(os.POSIX_SPAWN_DUP2, fd, to) for to, fd in ours.items()]
         actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
+        if DRIVER not in files:
+            actions += [(os.POSIX_SPAWN_DUP2, OUTPUT, 1), (os.POSIX_SPAWN_DUP2, OUTPUT, 2)]
         # posix_spawn, not fork: the driver may be large and have threads. Its own session, so that Ctrl-C reaches
         # the driver alone, which decides what it means.
         return os.posix_spawn(
@@ -292,7 +294,7 @@ def check_token(token: object) -> str:
     return token
 
 
-def _open_standard_descriptors() -> None:
+def open_standard_descriptors() -> None:
     """If 0, 1 or 2 is closed, none of ours may get its number: what is printed there would end up in the arena."""
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(fd, True)

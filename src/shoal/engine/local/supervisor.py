@@ -19,7 +19,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from shoal import _core, exceptions
-from shoal.engine.local import hooks
+from shoal.engine.local import hooks, output
 from shoal.engine.local.actor_host import EXIT_NO_HANDLES, EXIT_SELF
 from shoal.engine.local.cancelling import CANCELLED, CMD_CANCEL, CMD_KILL, FORCED, RECURSIVE, SAVED, TIMED_OUT, end_children
 from shoal.engine.local.deaths import RAW_KEPT, Death, kernel_kills
@@ -74,6 +74,12 @@ class Supervisor:
             os.set_inheritable(SPILL, False)
             _core._use_spill_file(SPILL)
         _core.label("supervisor")
+        if self.driver < 0:
+            output.log_to(OUTPUT)
+            # Whoever started the session was its first participant, and has left it by now.
+            _core.recover(0, False)
+            _core.sweep(0)
+            _core.free_slot(0)
         self._config_ref = _core.config()
         self.config = _core.get(self._config_ref, None)
         self.cpus = max(1, round(self.config["cpus"])) if self.config["cpus"] else 0
@@ -87,6 +93,7 @@ class Supervisor:
         self.ending = False
         self.overdue: dict[int, float] = {}  # tasks that were interrupted because their time is over: when that has to do
         self.kernel_kills = kernel_kills()
+        self.terminated = False
         self.place: list[str] | None = boot["place"]
         self.door: Door | None = None
         self.started = time.monotonic()
@@ -107,7 +114,7 @@ class Supervisor:
 
         self.open_door()
         timeout: float | None = 0
-        while not self.ending:
+        while not self.ending and not self.terminated:
             events = self.selector.select(timeout)
             for key, _ in events:
                 key.data(key)
@@ -138,6 +145,11 @@ class Supervisor:
 
     def _on_driver_death(self, _key: Any) -> None:
         self.ending = True
+
+    def terminate(self, _signal: int, _frame: Any) -> None:
+        """SIGTERM, from `shoal stop` or the system: the session ends."""
+        self.terminated = True
+        _core.ring_supervisor()
 
     def look(self) -> float | None:
         """Do what there is to do; returns the seconds until the next look without an event (None: no need)."""
@@ -492,6 +504,7 @@ def _signal(child: Child, number: int) -> None:
 def main(boot: dict[str, Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     supervisor = Supervisor(boot)
+    signal.signal(signal.SIGTERM, supervisor.terminate)
     try:
         import numpy  # noqa: F401  (once here instead of once in every worker)
     except ImportError:
