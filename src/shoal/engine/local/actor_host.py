@@ -202,7 +202,11 @@ class Host:
             if state is NotImplemented:  # it has not changed
                 _core.finish(task, value)
             else:
-                _core.actor_save(self.handle, state, task, value, False)
+                try:
+                    _core.actor_save(self.handle, state, task, value, False)
+                except exceptions.PicklingError as error:
+                    what = f"what {self.class_name}.{SAVE}() or this method returned: {error}"
+                    raise exceptions.PicklingError(what, path=error.path, type_name=error.type_name) from error.__cause__
 
     def _save_quietly(self) -> None:
         assert self.save is not None
