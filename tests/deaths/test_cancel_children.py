@@ -250,7 +250,7 @@ def test_killing_an_actor_hits_nobody_else():
     def same(x):
         return x
 
-    for i in range(10):
+    for _ in range(10):
         actor = Short.remote()
         ref = actor.pid.remote()
         refs = [same.remote(k) for k in range(20)]
