@@ -618,9 +618,10 @@ struct Header {
   std::atomic<u32> wanted;    // [word] 1: the supervisor was rung and has not looked yet
   std::atomic<u32> slots_top; // slots from here on were never used
   std::atomic<u32> actors;    // [word] that live or will; a hint for the limit of processes
-  u32 pad;
+  std::atomic<i32> supervisor_status;  // [word] how the supervisor ended, by who saw that, before `dead`: see how_it_ended()
   std::atomic<u64> watched;   // [word] the supervisor looks at the Slot::deadlines again at this time; 0: ring it
   Handle config;              // the session's settings, made by the driver before the supervisor starts
+  char end_reason[256];       // written once, by the supervisor, before it ends of its own accord; read once `dead` is set
   Statistics stats;
   Heap heap;
   Spill spill;

@@ -9,7 +9,7 @@ namespace {
 
 bool number(PyObject* o, u64* v) {
   *v = PyLong_AsUnsignedLongLong(o);
-  return !PyErr_Occurred();
+  return !PyErr_Occurred() && (S.attached || usable());
 }
 
 template <size_t N>
@@ -79,7 +79,10 @@ PyObject* descendants(PyObject*, PyObject* const* args, Py_ssize_t n) {
   return handles(found);
 }
 
-PyObject* last_task_id(PyObject*, PyObject*) { return PyLong_FromUnsignedLongLong(C.h->sched.next_task.load()); }
+PyObject* last_task_id(PyObject*, PyObject*) {
+  if (!usable()) return nullptr;
+  return PyLong_FromUnsignedLongLong(C.h->sched.next_task.load());
+}
 
 PyObject* set_submitter(PyObject*, PyObject* f) {
   Py_XSETREF(S.submitter, f == Py_None ? nullptr : Py_NewRef(f));
@@ -88,6 +91,7 @@ PyObject* set_submitter(PyObject*, PyObject* f) {
 
 // commands() -> the processes that somebody wants to have killed or interrupted: (slot, bits)
 PyObject* commands(PyObject*, PyObject*) {
+  if (!usable()) return nullptr;
   PyObject* out = PyList_New(0);
   for (u32 i = 2, n = C.h->slots_top.load(); out && i < n; i++) {
     u32 bits = C.slots[i].command.load() & (CMD_KILL | CMD_CANCEL);
@@ -104,7 +108,7 @@ PyObject* commands(PyObject*, PyObject*) {
 // ask(slot, CommandBits): has the supervisor kill or interrupt a process
 PyObject* ask(PyObject*, PyObject* const* args, Py_ssize_t n) {
   u64 v[2];
-  if (!numbers("ask", args, n, v) || v[0] >= MAX_PROCESSES) return nullptr;
+  if (!numbers("ask", args, n, v) || v[0] >= MAX_PROCESSES || !usable()) return nullptr;
   C.slots[v[0]].command.fetch_or(u32(v[1]));
   C.ring_supervisor();
   Py_RETURN_NONE;
@@ -118,6 +122,7 @@ PyObject* kill_due(PyObject*, PyObject* arg) {
 
 // late() -> (handles of the tasks whose time is over, seconds until the next one's is | None)
 PyObject* late(PyObject*, PyObject*) {
+  if (!usable()) return nullptr;
   u64 next = 0;
   std::vector<Handle> over;
   if (!guarded([&] { return over = C.late(&next), true; }, false)) return nullptr;

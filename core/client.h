@@ -122,6 +122,7 @@ struct Client {
 
   // arena.cpp -- creating and mapping
   static u64 arena_bytes(u64 heap_bytes);
+  static u64 address_space(u64 heap_bytes);  // that a participant reserves
   static void format(int memfd, u64 heap_bytes, u32 cpus);
   void attach(int memfd, int eventfd);
   void detach();

@@ -67,6 +67,7 @@ def host(worker: Worker, creation: list[Any]) -> NoReturn:
                 instance.__shoal_restore__(_core.get(saved, None))
         saved = None
     except BaseException as error:
+        worker.leave_fork(error)
         _creation_failed(task, handle, name, error)
         worker.leave()  # nobody knows what the constructor has left behind in this process
     del args, kwargs, rest
@@ -235,6 +236,7 @@ class Host:
         fail(task, name, error, **actor)
 
     def failed(self, task: int, method: int, error: BaseException, flags: int) -> None:
+        self.worker.leave_fork(error)
         spec = self.specs.get(method)
         name = f"{self.class_name}.{spec.name if spec else method}"
         if isinstance(error, (ActorExit, SystemExit)):
