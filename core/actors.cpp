@@ -206,6 +206,7 @@ void Client::actor_starts(Handle handle) {
     Tx tx(*this);
     tx.lock(a->lock);
     tx.set(a->slot, slot);
+    tx.set(a->kill, 0u);  // it was for the process before
     tx.set(me->actor, handle);
     tx.commit();
   }

@@ -231,12 +231,13 @@ class Host:
                         stored = as_stored(error, name, attempt=_core.task_attempt(task), **actor)
                         _core.actor_save(self.handle, state, task, stored, True)
                         return
-            except Exception:
-                pass
+            except Exception:  # the error may not pickle; or the state, or taking it raises
+                self._save_quietly()
         fail(task, name, error, **actor)
 
     def failed(self, task: int, method: int, error: BaseException, flags: int) -> None:
         self.worker.leave_fork(error)
+        self.worker.current = None  # it is not to be interrupted any more
         spec = self.specs.get(method)
         name = f"{self.class_name}.{spec.name if spec else method}"
         if isinstance(error, (ActorExit, SystemExit)):

@@ -171,7 +171,7 @@ class Supervisor:
         """Kill a process if what somebody wants to have ended still runs in it: it is stopped for the time of the look."""
         _signal(child, signal.SIGSTOP)
         deadline = time.monotonic() + STOP_S
-        while os.waitid(os.P_PIDFD, child.pidfd, os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        while os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             if time.monotonic() > deadline:
                 break
             os.sched_yield()

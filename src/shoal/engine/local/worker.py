@@ -206,6 +206,7 @@ class Worker:
 
     def _failed(self, task: int, name: str, function: int, error: BaseException, flags: int) -> None:
         self.leave_fork(error)
+        self.current = None  # it is not to be interrupted any more
         if isinstance(error, exceptions.SessionError) and (_core.dead() or _core.stopping()):
             self.leave()
         marks = _core.task_cancelled(task)
