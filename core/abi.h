@@ -175,6 +175,8 @@ struct alignas(64) Slot {
   // [word] each: when the task that it runs must be over, 0 = never; a return of that task. cancel.cpp has the protocol.
   std::atomic<u64> deadline;
   std::atomic<Handle> timed;
+  std::atomic<u32> served;   // [word] tasks it has taken from queues; read by the supervisor as a hint
+  u32 pad;
   Offset drafts[DRAFTS];     // [slot] blocks of Befores that are being made
   SpillJob spills[SPILL_JOBS];  // [slot]
   // What wakes the process: `ring` goes up by one for each event, sleepers wait on it as a futex.
@@ -618,6 +620,7 @@ struct Header {
   std::atomic<u32> wanted;    // [word] 1: the supervisor was rung and has not looked yet
   std::atomic<u32> slots_top; // slots from here on were never used
   std::atomic<u32> actors;    // [word] that live or will; a hint for the limit of processes
+  std::atomic<u32> crowd;     // [word] 1: tasks wait and workers sleep, as no core is free; the supervisor looks in a moment
   std::atomic<i32> supervisor_status;  // [word] how the supervisor ended, by who saw that, before `dead`: see how_it_ended()
   std::atomic<u64> watched;   // [word] the supervisor looks at the Slot::deadlines again at this time; 0: ring it
   Handle config;              // the session's settings, made by the driver before the supervisor starts
