@@ -539,7 +539,6 @@ NB_MODULE(_core, m) {
     });
   });
   m.def("address_space", &Client::address_space);
-  m.def("main_interpreter", [] { return PyInterpreterState_Get() == PyInterpreterState_Main(); });
   m.def("end_reason", [](const std::string& text) { std::strncpy(C.h->end_reason, text.c_str(), sizeof C.h->end_reason - 1); });
   m.def("attach", &attach);
   m.def("become", &become);

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from shoal import _core, exceptions
 from shoal.actor import CALL_INDEX, METHOD_BITS, READY_INDEX, SAVE, TERMINATE_INDEX, ActorExit, MethodSpec, method_table
 from shoal.engine.local.engine import DYNAMIC, RETRY_EXCEPTIONS, STREAMING, mourn
+from shoal.engine.local.environment import Applied
+from shoal.engine.local.worker import CALL
 from shoal.exceptions import ActorDiedError, TaskError
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ def host(worker: Worker, creation: list[Any]) -> NoReturn:
         settings, *rest = args
         name = settings["class_name"]
         worker.name_now(name)
-        worker.set_environment(settings["runtime_env"])
+        Applied(settings["runtime_env"]).begin()
         cls = worker.engine.exports.load(class_key).target
         ref = _core.share(handle)
         me = worker.engine.make_handle(ref, name, class_key, settings["max_task_retries"])
@@ -55,6 +57,7 @@ def host(worker: Worker, creation: list[Any]) -> NoReturn:
             "task_id": f"{info['id']:048x}",
             "restarts": info["attempt"],
             "namespace": settings["namespace"],
+            "runtime_env": settings["runtime_env"] or worker.engine.config["runtime_env"],
         }
         saved = _core.actor_saved(handle)
         if is_async(cls):
@@ -133,6 +136,12 @@ class Host:
         self.save: Callable[[], Any] | None = getattr(instance, SAVE, None) if restarts else None
         self.saving = threading.Lock()  # in threads: an older state must not come after a newer one
         self.finish: Callable[[int, Any], None] = _core.finish if self.save is None else self._finish_saving
+        worker.name_of = self._name_of
+
+    def _name_of(self, task: int) -> str:
+        """What `get_runtime_context().get_task_name()` says of a call."""
+        spec = self.specs.get(self.method_and_group(_core.task_info(task)["method"])[0])
+        return f"{self.class_name}.{spec.name if spec else '__init__'}"
 
     def _terminate(self) -> None:
         raise ActorExit
@@ -297,11 +306,9 @@ class Host:
             wait(list(running), return_when="FIRST_COMPLETED")  # one may return a handle, and the actor goes on
 
     def _run_in_thread(self, call: Any, method: int, room: threading.Semaphore) -> None:
-        from shoal.engine.local.worker import own_call
-
         task, _, _, _, args, kwargs, nreturns, flags = call
         _core.running(task)
-        own_call.set(task)
+        CALL.set(task)
         try:
             if args is None:
                 raise kwargs
@@ -313,6 +320,7 @@ class Host:
         finally:
             del call, args, kwargs
             _core.running(0)
+            CALL.set(None)
             room.release()
 
     # -- on an event loop ----------------------------------------------------------------------------------

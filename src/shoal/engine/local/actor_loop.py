@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal import _core
 from shoal.engine.local.engine import DYNAMIC, STREAMING
-from shoal.engine.local.worker import own_call
+from shoal.engine.local.worker import CALL
 
 if TYPE_CHECKING:
     from shoal.engine.local.actor_host import Host
@@ -85,7 +85,7 @@ class AsyncServer:
         self.rung = asyncio.Event()
         bridge = _core.Bridge()
         loop.add_reader(bridge.fileno(), self._on_ring, bridge.fileno())
-        _core.set_submitter(lambda: _core.live_task(own_call.get()))
+        _core.set_submitter(lambda: _core.live_task(CALL.get() or 0))
         handle = self.host.handle
         self.host.worker.on_cancel = lambda: loop.call_soon_threadsafe(self._cancel, loop)  # in a signal handler
         while True:
@@ -135,7 +135,7 @@ class AsyncServer:
         method, group = host.method_and_group(number)
         slots = None
         self.begun[task] = asyncio.current_task()
-        own_call.set(task)
+        CALL.set(task)
         try:
             if args is None:
                 raise kwargs

@@ -16,6 +16,7 @@ import selectors
 import signal
 import sys
 import time
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from shoal import _core, exceptions
@@ -550,7 +551,12 @@ def _signal(child: Child, number: int) -> None:
 
 
 def main(boot: dict[str, Any]) -> None:
+    # Python 3.12 and later warn of forks in a process with threads, which a BLAS may start. They hold no lock that a worker needs,
+    # and an error (-W error) would come after the fork.
+    warnings.filterwarnings("ignore", ".*use of fork", DeprecationWarning)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if boot["folder"]:
+        os.chdir(boot["folder"])
     supervisor = Supervisor(boot)
     signal.signal(signal.SIGTERM, supervisor.terminate)
     try:
