@@ -43,12 +43,8 @@ constexpr u32 JOURNAL_LOCKS = 7;
 constexpr u32 WAIT_NODES = 64;          // waits of one process for locks and the like at a time
 constexpr u32 HOLDS = 64;               // shared locks and semaphores that one process holds at a time
 
-<<<<<<< HEAD
 constexpr u32 LAST_WORDS = 2008;        // bytes kept of what a process printed last
-constexpr u32 DRAFTS = 8;               // copies for rollback that one process makes at a time
-=======
 constexpr u32 DRAFTS = 8;               // copies for rollback or a commit that one process makes at a time
->>>>>>> main
 
 constexpr u64 SPILL_FROM = 64 << 10;    // bytes of a payload; smaller values stay in memory
 constexpr u32 SPILL_JOBS = 8;           // objects that one process writes out or reads back at a time

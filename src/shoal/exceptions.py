@@ -91,13 +91,8 @@ __all__ = [
     "OwnerDiedError", "PendingCallsLimitExceeded", "PicklingError", "RayActorError", "RayError",
     "RaySystemError", "RayTaskError", "RuntimeEnvSetupError", "SchedulingWarning", "SessionEndedError",
     "SessionError", "SessionExistsError", "SessionNotFoundError", "SessionRefusedError", "SessionVersionError", "ShoalError",
-<<<<<<< HEAD
-    "TaskCancelledError", "TaskError", "TaskPlacementGroupRemoved",
-    "TaskTimeoutError", "TaskUnschedulableError", "UnpicklableCause", "UnserializableException", "UserCodeException",
-=======
     "StaleOwnerError", "TaskCancelledError", "TaskError", "TaskPlacementGroupRemoved",
-    "TaskUnschedulableError", "UnpicklableCause", "UnserializableException", "UserCodeException",
->>>>>>> main
+    "TaskTimeoutError", "TaskUnschedulableError", "UnpicklableCause", "UnserializableException", "UserCodeException",
     "VersionConflictError", "WorkerCrashedError", "WritableViewsError", "task_error_from",
 ]
 # fmt: on
