@@ -348,7 +348,7 @@ struct Client {
 
   // queues.cpp
   Queue* queue(Handle h) const { return at<Queue>(entry(h).payload + 64); }
-  Handle create_queue(u32 limit);
+  Handle create_queue(u32 limit, Handle lock = 0);
   bool queue_put(Queue* q, Handle item);       // takes over our reference to item; false: full
   Handle queue_get(Queue* q);                  // comes with a reference of ours; 0: empty
   bool queue_watch(Queue* q, bool get);        // rings us when there is an item (or room); false: there is now
@@ -373,7 +373,7 @@ struct Client {
 
   // table.cpp
   Table* table(Handle h) const { return at<Table>(entry(h).payload + 64); }
-  Handle create_table();
+  Handle create_table(Handle lock = 0);
   // Takes over our reference to `value`, also if just that was there. False: something is (and the reference is still ours).
   bool table_set(Table* t, u64 hash, std::string_view key, Handle value, bool replace);
   Handle table_get(Table* t, u64 hash, std::string_view key);      // comes with a reference of ours; 0: not there
