@@ -39,7 +39,7 @@ constexpr u32 TRIM_STEP = (4 << 20) / PAGE;       // pages given back at a time
 constexpr u64 LONG_CALL = 1 << 20;
 constexpr u64 POPULATE_FROM = 256 << 10;          // larger blocks get their page tables filled in one call
 
-static void commit_pages(int fd, Offset start, u64 size) {
+void commit_pages(int fd, Offset start, u64 size) {
   while (fallocate(fd, 0, off_t(start), off_t(size)) != 0)
     if (errno != EINTR)
       throw Error(Error::FULL, std::string("the system has no memory left for the arena: ") + std::strerror(errno));

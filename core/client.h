@@ -52,6 +52,9 @@ T peek(const T& field) {
   return __atomic_load_n(&field, __ATOMIC_RELAXED);
 }
 
+// Makes memory of the arena present; throws FULL if the system has none left.
+void commit_pages(int memfd, Offset start, u64 size);
+
 struct Client;
 
 // `local` and `views`, in one piece of private memory that is only filled where it is used.
@@ -220,9 +223,17 @@ struct Client {
   struct Pressure {
     u64 need;
     bool let_go;                               // may other threads of the process run meanwhile?
-    bool tried = false;
-    u64 since = 0, warned = 0, still = 0, activity = 0;
+    bool tried = false, registered = false, warned = false;
+    u32 seen = 0;                              // our ring, before the last attempt
+    u64 since = 0, still = 0, activity = 0;
+    std::string note{};                        // what the error is to say besides
+    Client* client = nullptr;
+    ~Pressure() {
+      if (registered) client->set_starved(false);
+    }
   };
+  u32 starved_waits = 0;                       // threads of this process that wait for memory
+  bool patient = true;                         // false: an error is to come at once
   void ring_waiter(u32 waiter);                // as in Entry::waiter
   void ring_starved();
   void set_starved(bool on);
@@ -231,6 +242,7 @@ struct Client {
   template <class F>
   auto with_room(u64 need, bool let_go, F allocate) -> decltype(allocate()) {
     Pressure p{need, let_go};
+    p.client = this;
     for (;;) {
       std::string text;
       try {

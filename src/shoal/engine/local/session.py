@@ -20,7 +20,8 @@ from shoal import engine as engines
 from shoal._options import RESOURCE_UNIT, validate_init_resources
 from shoal.engine.local import hooks
 from shoal.engine.local.engine import LocalEngine
-from shoal.engine.local.memory import open_spill_file
+from shoal.engine.local.memory import open_spill_file, timeout_of
+from shoal.engine.local.memory_monitor import threshold_of
 from shoal.engine.local.output import OutputPrinter, make_pipe
 from shoal.exceptions import SessionError
 
@@ -129,12 +130,14 @@ class Session:
         units.setdefault("CPU", usable_cpus() * RESOURCE_UNIT)
         units.setdefault("GPU", _visible_gpus() * RESOURCE_UNIT)
         units.setdefault("memory", int(memory_limit() * (1 - ARENA_SHARE)))
+        memory_timeout = timeout_of(settings.get("memory_timeout"))
         log = settings.get("log_to_driver")
         config = {
             "namespace": settings.get("namespace") or "default",
             "cpus": units["CPU"] / RESOURCE_UNIT,
             "driver": self.owner,
             "log_to_driver": True if log is None else bool(log),
+            "memory_usage_threshold": threshold_of(settings.get("memory_usage_threshold")),
             "gpus": units["GPU"] > 0,
             # The devices that "GPU 0", "GPU 1", ... stand for; empty: their numbers.
             "gpu_names": [x.strip() for x in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if x.strip()],
@@ -150,6 +153,7 @@ class Session:
                 os.close(spillfd)
             raise
         _core._use_spill_file(spillfd)
+        _core.set_memory_wait(memory_timeout)
         _core.label("driver")
         # The core knows CPU as resource 0 and GPU as resource 1.
         for name in ("CPU", "GPU", *sorted(set(units) - {"CPU", "GPU"})):

@@ -22,6 +22,7 @@ from shoal import _core, exceptions
 from shoal.engine.local import hooks
 from shoal.engine.local.actor_host import EXIT_NO_HANDLES, EXIT_SELF
 from shoal.engine.local.engine import ACTOR_CALL, CANCELLED, CMD_KILL, CREATE_ACTOR, mourn
+from shoal.engine.local.memory_monitor import MemoryMonitor
 from shoal.engine.local.output import end_output, finish_line, send
 
 _FREE, _STARTING, _ALIVE, _DEAD = range(4)  # SlotState in core/abi.h
@@ -71,6 +72,7 @@ class Supervisor:
         self.next_growth = 0.0
         self.idle_since: float | None = None
         self.ending = False
+        self.monitor = MemoryMonitor(self.config["memory_usage_threshold"], self._say)
 
     def raise_file_limit(self) -> None:
         """Three descriptors for each worker add up; the workers themselves get the user's limit back."""
@@ -114,7 +116,7 @@ class Supervisor:
             child = self.children.get(slot)
             if child is not None:
                 signal.pidfd_send_signal(child.pidfd, signal.SIGKILL if bits & CMD_KILL else signal.SIGINT)
-        waits = [self._grow(), self._shrink(), self._trim()]
+        waits = [self._grow(), self._shrink(), self._trim(), self.monitor.look(self.children.values())]
         return min((w for w in waits if w is not None), default=None)
 
     def _grow(self) -> float | None:
@@ -138,7 +140,7 @@ class Supervisor:
         try:
             for _ in range(min(missing, max(2, self.cpus))):
                 self.fork_worker()
-        except (exceptions.LimitError, OSError):  # too many processes or files, or too little memory
+        except (exceptions.LimitError, exceptions.ObjectStoreFullError, OSError):  # too many processes, too little memory
             return CROWD_PAUSE_S  # they wait until another process has ended
         return GROW_AGAIN_S
 
@@ -243,6 +245,10 @@ class Supervisor:
         elif self.config["log_to_driver"]:
             send(self.output, stream, child.pid, _core.slot_info(child.slot)[4], data)
 
+    def _say(self, child: Any, text: str) -> None:
+        """Print for the driver, in the name of a worker."""
+        send(self.output, 2, child.pid, _core.slot_info(child.slot)[4], text.encode())
+
     def _forward_last(self, child: Child) -> None:
         """The same once it is dead. A pipe that still is open then is held by a process that it left behind."""
         for stream in (1, 2):
@@ -273,7 +279,8 @@ class Supervisor:
         self._forward_last(child)
         del self.children[slot]
         _, role, _, actor, label = _core.slot_info(slot)
-        reason = _reason(code)
+        verdict = self.monitor.verdict(child.pid)
+        reason = "was ended for lack of memory" if verdict else _reason(code)
         creation = 0
         while task := _core.next_running(slot):
             info = _core.task_info(task)
@@ -292,6 +299,7 @@ class Supervisor:
             death = exceptions.ActorDiedError(f"it was never started: the process that was about to {reason}")
             mourn(unborn, _core.put_error(death), death)
             _core.actor_drop_life(unborn)
+        self.monitor.buried(child.pid)
         _core.free_slot(slot)
 
     def _orphan(self, task: int, info: _core.TaskInfo, pid: int, label: str, reason: str) -> None:
@@ -314,7 +322,7 @@ class Supervisor:
                 _core.requeue(task)
                 return
             tries = f" ({info['attempt'] + 1} attempts, no retry is left)" if info["attempt"] else ""
-            error = exceptions.WorkerCrashedError(
+            error = self.monitor.verdict(pid) or exceptions.WorkerCrashedError(
                 f"the worker (pid {pid}) that ran {label or 'the task'}() {reason}{tries}; what it printed last is above. "
                 "max_retries= says how often such a task is run again"
             )
