@@ -36,6 +36,8 @@ void Client::format(int fd, u64 heap_bytes, u32 cpus) {
   u64 bytes = arena_bytes(heap_bytes);
   if (ftruncate(fd, off_t(bytes)) != 0)
     throw Error(Error::FULL, std::string("cannot size the arena: ") + std::strerror(errno));
+  // Whoever joins gets this descriptor: nobody may cut the memory off under the others, which would end them with SIGBUS.
+  fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
   commit_pages(fd, 0, SLOTS_AT + 16 * sizeof(Slot));  // claim_slot() sees to the others
   commit_pages(fd, ENTRIES_AT, PAGE * 64);
   void* p = mmap(nullptr, SLOTS_AT, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -139,9 +141,10 @@ void Client::check_usable() const {
     throw Error(Error::FORKED,
                 "this process was forked from a participant of a Shoal session and is not one itself; call shoal.init() "
                 "in the child to start its own session, or use tasks and actors instead of fork()");
-  if (h->dead.load(std::memory_order_relaxed))
-    throw Error(Error::ENDED,
-                "the session has ended: its supervisor process is gone (killed?); call shoal.shutdown() and shoal.init() to start a new one");
+  if (h->dead.load(std::memory_order_relaxed) || peek(cut))
+    throw Error(Error::ENDED, h->stopping.load() ? "the session has ended: it was shut down by the process that started it, or by `shoal stop`"
+                                                 : "the session has ended: its supervisor process is gone (killed?); call shoal.shutdown() "
+                                                   "and shoal.init() to start a new one");
 }
 
 void Client::ring_supervisor() {

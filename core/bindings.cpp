@@ -7,6 +7,8 @@
 #include <nanobind/stl/vector.h>
 #include <poll.h>
 #include <pthread.h>
+#include <csignal>
+#include <fcntl.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -80,8 +82,23 @@ void need_session() {
   if (!usable()) throw nb::python_error();
 }
 
+// A thread that sleeps until the supervisor is gone, then tells the waiters. It runs no Python.
+struct Watcher {
+  std::thread thread;
+  int stop = -1;
+  int link = -1;        // what it watches
+  int connection = -1;  // a guest's, which is the caller's too
+  ~Watcher();
+} watcher;
+
 void after_fork_in_child() {
   if (S.attached) C.forked = true;
+  // The end of its connection tells of a guest's death: a child that lives on must not keep it open.
+  if (watcher.connection >= 0) {
+    close(watcher.connection);
+    close(watcher.link);
+    watcher.connection = watcher.link = -1;
+  }
 }
 
 void attach(int memfd, int eventfd_, u32 slot, int role) {
@@ -103,6 +120,8 @@ void attach(int memfd, int eventfd_, u32 slot, int role) {
     S.epoch++;
     S.block_depth = S.help_depth = 0;
     S.main_thread = PyThread_get_thread_ident();
+    forget_views();
+    S.guest = role == ROLE_GUEST;
     C.become(slot, Role(role), i32(getpid()));
   });
 }
@@ -119,32 +138,38 @@ void become(u32 slot, int role) {
 // Forgets a thread that cannot be joined: it belongs to the process we were forked from, or the program is ending.
 void abandon(std::thread& t) { new std::thread(std::move(t)); }
 
-// A thread that sleeps until the supervisor is gone, then tells every waiter of this process. It runs no Python.
-struct Watcher {
-  std::thread thread;
-  int stop = -1;
-  ~Watcher() {
-    if (thread.joinable()) abandon(thread);  // the interpreter ended without shutdown()
-  }
-} watcher;
+Watcher::~Watcher() {
+  if (thread.joinable()) abandon(thread);  // the interpreter ended without shutdown()
+}
 
-void watch_supervisor(int pidfd) {
+// The driver's is the one word that tells everybody; a guest that has lost its connection tells its own threads.
+void watch(int link, short events, u32* dead, bool* cut) {
+  watcher.link = link;
   watcher.stop = eventfd(0, EFD_CLOEXEC);
   int stop = watcher.stop;
-  Header* h = C.h;
-  Slot* slots = C.slots;
-  u32 me = C.slot;
+  Slot* slot = C.me;
+  sigset_t all, before;
+  sigfillset(&all);  // the program's signals are for its own threads
+  pthread_sigmask(SIG_SETMASK, &all, &before);
   watcher.thread = std::thread([=] {
-    pollfd fds[2] = {{pidfd, POLLIN, 0}, {stop, POLLIN, 0}};
+    pollfd fds[2] = {{link, events, 0}, {stop, POLLIN, 0}};
     while (poll(fds, 2, -1) < 0 && errno == EINTR) {
     }
-    if (fds[0].revents && !h->stopping.load()) {
-      h->dead.store(1);
-      slots[me].ring.fetch_add(1);
-      syscall(SYS_futex, &slots[me].ring, FUTEX_WAKE, 0x7fffffff, nullptr, nullptr, 0);
+    if (fds[0].revents & (events | POLLHUP)) {
+      if (dead) __atomic_store_n(dead, 1u, __ATOMIC_SEQ_CST);
+      if (cut) __atomic_store_n(cut, true, __ATOMIC_SEQ_CST);
+      slot->ring.fetch_add(1);
+      syscall(SYS_futex, &slot->ring, FUTEX_WAKE, 0x7fffffff, nullptr, nullptr, 0);
     }
-    close(pidfd);
   });
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+void watch_supervisor(int pidfd) { watch(pidfd, POLLIN, reinterpret_cast<u32*>(&C.h->dead), nullptr); }
+
+void watch_connection(int fd) {
+  watcher.connection = fd;
+  watch(fcntl(fd, F_DUPFD_CLOEXEC, 3), POLLRDHUP, nullptr, &C.cut);
 }
 
 void unwatch() {
@@ -156,10 +181,14 @@ void unwatch() {
     watcher.thread.join();
   }
   close(watcher.stop);
+  close(watcher.link);
+  watcher.link = watcher.connection = -1;
 }
 
-void detach() {
-  if (!S.attached) return;
+// False: this process may still touch the arena, or needs what it holds there. A guest must not say that it has left then.
+bool detach() {
+  if (!S.attached) return true;
+  bool guest = !C.forked && C.me->role.load() == ROLE_GUEST;
   if (C.forked) {
     if (watcher.thread.joinable()) abandon(watcher.thread);
   } else {
@@ -174,9 +203,11 @@ void detach() {
     usleep(50);
   }
   if ((S.inside > 0 || S.handlers > 0) && !C.forked) {  // somebody is still in there: what they look at stays
-    C.h->dead.store(1);
-    return;
+    if (guest) __atomic_store_n(&C.cut, true, __ATOMIC_SEQ_CST);
+    else C.h->dead.store(1);
+    return false;
   }
+  if (guest && !C.cut && !C.h->dead.load() && !take_views_along()) return false;
   S.inside = 0;
   Mapping* m = S.mapping;
   S.mapping = nullptr;
@@ -186,6 +217,7 @@ void detach() {
   if (C.spillfd >= 0) close(C.spillfd);
   drop_mapping(m);
   C = Client{};
+  return true;
 }
 
 // Turns rings of this process into an eventfd that an event loop can poll. The thread runs no Python; it sleeps on the
@@ -440,6 +472,11 @@ NB_MODULE(_core, m) {
   m.attr("SUPERVISOR") = int(ROLE_SUPERVISOR);
   m.attr("WORKER") = int(ROLE_WORKER);
   m.attr("ACTOR") = int(ROLE_ACTOR);
+  m.attr("GUEST") = int(ROLE_GUEST);
+  m.attr("VERSION") = SHOAL_VERSION;
+  m.attr("ABI_VERSION") = ABI_VERSION;
+  // Of the structs: two builds of one version that lay them out differently must not meet.
+  m.attr("ABI_LAYOUT") = sizeof(Header) * 31 + sizeof(Slot) * 7 + sizeof(Task) * 5 + sizeof(Actor) * 3 + sizeof(Mutex) + sizeof(Sync);
   m.attr("CRASH_POINTS") =
 #ifdef SHOAL_CRASH_POINTS
       true;
@@ -455,7 +492,7 @@ NB_MODULE(_core, m) {
   // sessions
   m.def("create_arena", [](u64 heap_bytes, u32 cpus) {
     return call([&] {
-      int fd = memfd_create("shoal", MFD_CLOEXEC);
+      int fd = memfd_create("shoal", MFD_CLOEXEC | MFD_ALLOW_SEALING);
       if (fd < 0) throw Error(Error::FULL, std::string("cannot create the arena: ") + std::strerror(errno));
       try {
         Client::format(fd, heap_bytes, cpus);
@@ -470,9 +507,10 @@ NB_MODULE(_core, m) {
   m.def("become", &become);
   m.def("detach", &detach);
   m.def("watch_supervisor", &watch_supervisor);
+  m.def("watch_connection", &watch_connection);
   m.def("attached", [] { return S.attached && !C.forked; });
   m.def("forked", [] { return S.attached && C.forked; });
-  m.def("dead", [] { return S.attached && C.h->dead.load() != 0; });
+  m.def("dead", [] { return S.attached && (C.h->dead.load() != 0 || C.cut); });
   m.def("slot", [] { return C.slot; });
   m.def("role", [] { return int(C.me->role.load()); });
   m.def("session_id", [] { need_session(); return C.h->session; });
@@ -669,6 +707,12 @@ NB_MODULE(_core, m) {
     C.ring_supervisor();
   });
   m.def("claim_slot", [] { return call([] { return C.claim_slot(); }); });
+  m.def("watch_life", [](u32 slot, int fd, bool pidfd) { C.watch_life(slot, fd, pidfd ? POLLIN : POLLRDHUP); });
+  m.def("session_over", [] {  // the supervisor's last word, once its children are gone
+    C.h->dead.store(1);
+    for (u32 i = 0, n = C.h->slots_top.load(); i < n; i++)
+      if (C.slots[i].state.load() == SLOT_ALIVE) C.ring(i);
+  });
   m.def("ring", [](u32 slot) { C.ring(slot); });
   m.def("command", [](u32 slot, u32 bits) {
     C.slots[slot].command.fetch_or(bits);
@@ -679,7 +723,7 @@ NB_MODULE(_core, m) {
     return nb::make_tuple(int(s.state.load()), int(s.role.load()), s.pid, s.actor.load(),
                           nb::steal(PyUnicode_DecodeUTF8(s.label, Py_ssize_t(strnlen(s.label, MAX_NAME)), "replace")));
   });
-  m.def("recover", [](u32 slot) { call([&] { C.recover(slot); }); });
+  m.def("recover", [](u32 slot, bool death) { call([&] { C.recover(slot, death); }); });
   m.def("next_running", &next_running);
   m.def("task_info", &task_info);
   m.def("finish_silent", [](u64 task) { call([&] { C.finish(task_at(task)); }); });

@@ -26,6 +26,7 @@ void drop_mapping(Mapping* m);  // one user less
 struct State {
   Client client;
   bool attached = false;
+  bool guest = false;  // the session goes on when this process leaves it
   u32 epoch = 0;  // counts sessions of this process (and forks): references of older ones are dead
   Mapping* mapping = nullptr;
   int inside = 0;  // threads that let go of the GIL in a copy, spin or sleep: the arena must stay mapped for them
@@ -110,6 +111,21 @@ inline bool is_ref(PyObject* o) { return Py_TYPE(o) == RefType || PyType_IsSubty
 PyObject* new_ref(Handle h);            // takes over one local reference
 PyObject* share_ref(Handle h);          // makes its own; nullptr + exception if the object is gone
 bool live_ref(PyObject* o, Handle* h);  // o is a Ref of this session; else TypeError / SessionEndedError
+// Exports a piece of the arena. Holds a reference to the object, so a view keeps its object alive; holds the mapping,
+// so a view stays readable after shutdown().
+struct Buffer {
+  PyObject_HEAD
+  Handle handle;
+  u8* start;
+  Py_ssize_t size;
+  Mapping* mapping;
+  u32 epoch;
+  bool writable;
+  bool counted;  // as a writable view of a mutable object
+  bool pinned;   // as a view of a large value
+  Buffer *next, **link;  // in a guest: the list of all of them
+};
+extern Buffer* buffers;  // a guest's, see bindings_leave.cpp
 // While one of these is open on a large value, its payload stays where it is, in memory.
 class Look {
  public:
@@ -123,6 +139,8 @@ class Look {
   u32 epoch_ = S.epoch;
 };
 PyObject* new_buffer(Handle h, u64 start, u64 size, bool writable, Mapping* window);
+bool take_views_along();                // bindings_leave.cpp
+void forget_views();
 bool current(u32 epoch);                // is that session the present one, and may it be touched?
 bool ready_refs(PyObject* module);
 

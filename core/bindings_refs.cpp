@@ -154,19 +154,7 @@ static PyType_Spec ref_spec = {"shoal.ObjectRef", sizeof(Ref), 0, Py_TPFLAGS_DEF
 
 // ---------------------------------------------------------------------------------------------- Buffer
 
-// Exports a piece of the arena. Holds a reference to the object, so a view keeps its object alive; holds the mapping,
-// so a view stays readable after shutdown().
-struct Buffer {
-  PyObject_HEAD
-  Handle handle;
-  u8* start;
-  Py_ssize_t size;
-  Mapping* mapping;
-  u32 epoch;
-  bool writable;
-  bool counted;  // as a writable view of a mutable object
-  bool pinned;   // as a view of a large value
-};
+Buffer* buffers = nullptr;
 
 bool Look::open(Handle h) {
   if (!C.large(h)) return true;
@@ -206,6 +194,13 @@ PyObject* new_buffer(Handle h, u64 start, u64 size, bool writable, Mapping* wind
   b->writable = window || b->counted;
   b->start = window ? window->rw + (start - window->start) : b->counted ? C.rw + start : const_cast<u8*>(C.ro) + start;
   b->mapping->users++;
+  b->link = nullptr;
+  if (S.guest) {
+    b->next = buffers;
+    b->link = &buffers;
+    if (buffers) buffers->link = &b->next;
+    buffers = b;
+  }
   return reinterpret_cast<PyObject*>(b);
 }
 
@@ -230,6 +225,10 @@ static void buffer_dealloc(PyObject* self) {
       C.release(b->handle);
     } catch (const Error&) {
     }
+  }
+  if (b->link) {
+    *b->link = b->next;
+    if (b->next) b->next->link = b->link;
   }
   drop_mapping(b->mapping);
   PyTypeObject* type = Py_TYPE(self);

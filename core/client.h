@@ -109,6 +109,7 @@ struct Client {
   int memfd = -1, eventfd = -1, spillfd = -1;
   bool in_tx = false;
   bool forked = false;     // we are a copy made by fork(): nothing may be touched
+  bool cut = false;        // a guest that has lost its supervisor, and nobody else's session is over for that (any thread)
   u64 spin_ns = 0;         // present spinning budget, adapts
   // Set by the bindings: a long system call or copy may let other threads run meanwhile.
   void* (*let_others_run)() = nullptr;
@@ -441,10 +442,18 @@ struct Client {
   void unlock_dead(u32 slot);                  // its half-made change is undone, its short locks are free
   void unlock_all_dead();
   bool ended(u32 slot) const;                  // is the process of this slot known to be dead?
+  // By which descriptor the supervisor knows of a guest's death: a guest is no child of its, and may have its number in
+  // another space of process numbers. `events` tells: POLLIN of a pidfd, or POLLRDHUP of the connection.
+  struct Life {
+    int fd = -1;
+    short events = 0;
+  };
+  std::vector<Life> lives;
+  void watch_life(u32 slot, int fd, short events);
   bool hold_ready(Handle h);                   // acquire(), if it is READY now
   void repair_object(Handle h, u32 slot);
   std::vector<Handle> stillborn;               // from sweep(): actors that the dead had made, but not submitted
-  Task* recover(u32 slot);                     // first: journal, caches, lease; returns the running list
+  Task* recover(u32 slot, bool death = true);  // first: journal, caches, lease; returns the running list
   void sweep(u32 slot);                        // last: the dead process's bits, locks, unfinished objects
   void free_slot(u32 slot);
   std::string check();                         // empty: the arena is whole

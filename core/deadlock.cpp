@@ -123,16 +123,18 @@ struct Search {
     Entry& e = c.entry(w.what);
     bool named = !c.name_of(w.what).empty();
     if (peek(e.contained) != referred(w.what) + named) return false;
-    // If as many workers and actors refer to it as there are parties, they are the parties, and the driver only made it.
+    // If as many workers and actors refer to it as there are parties, they are the parties, and a program (the driver, a
+    // guest) only made it.
     auto refers = [&](u32 i) { return e.holder_bits[i / 64].load() >> i % 64 & 1; };
     u32 others = 0;
-    for (u32 i = DRIVER_SLOT + 1; i < top(); i++) others += u32(refers(i));
+    auto program = [&](u32 i) { return i == DRIVER_SLOT || c.slots[i].role.load() == ROLE_GUEST; };
+    for (u32 i = 0; i < top(); i++) others += u32(!program(i) && refers(i));
     bool all_known = others == s->limit;
     for (u32 i = 0; i < top(); i++) {
       Slot& slot = c.slots[i];
       if (i == SUPERVISOR_SLOT || slot.state.load() != SLOT_ALIVE) continue;
       if ((!named || all_known) && !refers(i)) continue;
-      if (all_known && i == DRIVER_SLOT) continue;
+      if (all_known && program(i)) continue;
       u32 waiting = 0;
       for (size_t k = 0; k < all.size(); k++) {
         if (!hopeless[k] || all[k].thread >> 32 != i + 1) continue;

@@ -49,7 +49,7 @@ void Tx::lock(SpinLock& l) {
       // The holder lost its core, or died and waits for its repair.
       sched_yield();
       if ((spins & 1023) != 0) continue;
-      if (client.h->dead.load(std::memory_order_relaxed)) throw Error(Error::ENDED, "the session has ended: its supervisor is gone");
+      if (client.h->dead.load(std::memory_order_relaxed) || peek(client.cut)) throw Error(Error::ENDED, "the session has ended: its supervisor is gone");
       // Nobody else frees a dead one's locks while the supervisor waits here, busy with another one's death. It may be
       // that of the holder itself, or one that a living holder waits for in its turn: so all the dead let go.
       if (client.slot == SUPERVISOR_SLOT) client.unlock_all_dead();

@@ -104,6 +104,10 @@ void Client::unlock_all_dead() {
 bool Client::ended(u32 s) const {
   u32 state = slots[s].state.load();
   if (state != SLOT_ALIVE) return state == SLOT_DEAD;
+  if (s < lives.size() && lives[s].fd >= 0) {  // a guest; its pid may be that of somebody else here
+    pollfd p{lives[s].fd, lives[s].events, 0};
+    return poll(&p, 1, 0) == 1 && p.revents & (p.events | POLLHUP);
+  }
   pid_t pid = slots[s].pid;
   siginfo_t info{};
   if (waitid(P_PID, id_t(pid), &info, WEXITED | WNOHANG | WNOWAIT) == 0) return info.si_pid == pid;
@@ -116,7 +120,12 @@ bool Client::ended(u32 s) const {
   return gone;
 }
 
-Task* Client::recover(u32 s) {
+void Client::watch_life(u32 s, int fd, short events) {
+  if (lives.size() <= s) lives.resize(MAX_PROCESSES);
+  lives[s] = {fd, events};
+}
+
+Task* Client::recover(u32 s, bool death) {
   Slot& dead = slots[s];
   dead.state.store(SLOT_DEAD);
   unlock_dead(s);
@@ -131,7 +140,7 @@ Task* Client::recover(u32 s) {
   repair_spills(dead);
   return_caches(dead);
   release_lease_of(dead);
-  h->stats.deaths++;
+  if (death) h->stats.deaths++;
   return dead.running ? at<Task>(dead.running) : nullptr;
 }
 

@@ -52,6 +52,8 @@ class Context(dict[str, Any]):
 def init(
     address: str | None = None,
     *,
+    session_name: str | None = None,
+    token: str | None = None,
     num_cpus: float | None = None,
     num_gpus: float | None = None,
     resources: dict[str, float] | None = None,
@@ -66,10 +68,13 @@ def init(
     runtime_env: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> Context:
-    """Start a session on this machine. Optional: the first use starts one with the default settings.
+    """Start a session on this machine, or join one. Optional: the first use starts one with the default settings.
 
     Args:
-        address: None or "local"; other addresses are refused by this version.
+        address: the session to join as a guest: its name, the path of its socket, or "auto" for the only one that this user
+            has. "local" starts a new session. None means what the environment variable SHOAL_ADDRESS says, else "local".
+        session_name: what others join the new session by (default: a short one is made up; see the dict that is returned).
+        token: what whoever joins the new session has to show; or, with an address, what that session asks for.
         num_cpus: tasks that run at a time (default: the cores this process may use).
         num_gpus: GPUs to schedule (default: those in CUDA_VISIBLE_DEVICES, else 0).
         resources: further resources by name, for instance {"license": 2}.
@@ -91,8 +96,13 @@ def init(
         runtime_env: {"env_vars": {...}}, environment variables of all tasks and actors; other keys are ignored with a warning.
         **kwargs: other settings of `ray.init` are accepted and do nothing; anything else is a TypeError.
 
-    Returns a dict of facts that is also a context manager ending the session. Costs about a tenth of a second, in the
-    background for the most part. Raises RuntimeError if there is a session, ValueError for a negative resource.
+    Of the settings, a guest gives `namespace` and `token` only: the others are those of the session (ValueError).
+
+    Returns a dict of facts that is also a context manager ending the session (a guest leaves it): among them "session_name",
+    and "address", the socket's path. Costs about a tenth of a second, in the background for the most part; some milliseconds
+    for a guest. Raises RuntimeError if this process is in a session already, ValueError for a negative resource,
+    SessionExistsError if the name is taken, and for a guest SessionNotFoundError, SessionRefusedError (another user's, or the
+    token) and SessionVersionError.
 
     >>> import shoal
     >>> context = shoal.init(num_cpus=2)
@@ -112,6 +122,8 @@ def init(
             "shoal.init() was called twice: there is a session already. Call shutdown() first, or pass ignore_reinit_error=True"
         )
     settings = {
+        "session_name": session_name,
+        "token": token,
         "num_cpus": num_cpus,
         "num_gpus": num_gpus,
         "resources": resources,
@@ -134,7 +146,9 @@ def _settings() -> list[str]:
 def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = False) -> None:
     """End the session: all its processes are gone when this returns. Without a session it does nothing.
 
-    References of the session are dead afterwards (SessionEndedError); arrays that were got stay readable.
+    A guest only leaves: its references are given back, the locks that it holds are freed as if it had died, and the session
+    goes on. References of the session are dead afterwards (SessionEndedError); arrays that were got stay readable. A guest's
+    become copies of its own, which costs time and memory for those that are still in use.
     """
     _engine.stop()
 

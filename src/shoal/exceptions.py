@@ -59,6 +59,10 @@ from shoal._errors.session import (
     RuntimeEnvSetupError,
     SessionEndedError,
     SessionError,
+    SessionExistsError,
+    SessionNotFoundError,
+    SessionRefusedError,
+    SessionVersionError,
 )
 from shoal._errors.tasks import (
     ObjectRefStreamEndOfStreamError,
@@ -82,7 +86,8 @@ __all__ = [
     "ObjectRefStreamEndOfStreamError", "ObjectStoreFullError", "OutOfDiskError", "OutOfMemoryError",
     "OwnerDiedError", "PendingCallsLimitExceeded", "PicklingError", "RayActorError", "RayError",
     "RaySystemError", "RayTaskError", "RuntimeEnvSetupError", "SchedulingWarning", "SessionEndedError",
-    "SessionError", "ShoalError", "TaskCancelledError", "TaskError", "TaskPlacementGroupRemoved",
+    "SessionError", "SessionExistsError", "SessionNotFoundError", "SessionRefusedError", "SessionVersionError", "ShoalError",
+    "TaskCancelledError", "TaskError", "TaskPlacementGroupRemoved",
     "TaskUnschedulableError", "UnpicklableCause", "UnserializableException", "UserCodeException",
     "VersionConflictError", "WorkerCrashedError", "WritableViewsError", "task_error_from",
 ]

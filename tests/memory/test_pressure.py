@@ -158,10 +158,8 @@ def test_the_summary_names_who_holds_what(fresh):
     assert {p["role"] for p in info["processes"]} >= {"driver", "actor"}
     assert _core._spill(1 << 30) >= 2 * MB
     info = shoal.memory_info(limit=0)
-    assert (
-        info["spilled_bytes"] == _core.statistics()["spilled_bytes"]
+    assert info["spilled_bytes"] == _core.statistics()["spilled_bytes"]
     assert info["spills"] >= 1 and info["spill_write_bytes_per_s"] > 0
-    )
     text = shoal.memory_summary()
     assert "spilled" in text and "Hog (pid" in text and "views in driver" in text and "so far" in text
     assert "largest" not in shoal.memory_summary(stats_only=True)

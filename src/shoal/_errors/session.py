@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from shoal._errors.base import ShoalError, in_brackets, safe_repr
 
@@ -22,6 +22,35 @@ class SessionEndedError(SessionError):
 class ForkedError(SessionError):
     """This process was forked from one that is in a Shoal session and cannot use it: send the work as a
     task, or start the process afresh and join with shoal.init(address=...)."""
+
+
+class SessionNotFoundError(SessionError, ConnectionError):
+    """There is no session of that name, or nobody listens at that path; `known` has the names of this user's sessions."""
+
+    known: tuple[str, ...] = ()
+
+
+class SessionExistsError(SessionError, ValueError):
+    """A session of this user has that name already: join it, end it, or choose another name."""
+
+
+class SessionRefusedError(SessionError, PermissionError):
+    """The session does not let this process join: it is another user's, or asks for a token that was not given."""
+
+
+class SessionVersionError(SessionError):
+    """The session was made by another version of Shoal or Python: `ours` and `theirs` say which.
+
+    >>> str(SessionVersionError({"shoal": "0.2.0"}, {"shoal": "0.1.0"})).split(":")[0]
+    'The session cannot be joined by this process'
+    """
+
+    def __init__(self, ours: Mapping[str, object], theirs: Mapping[str, object]) -> None:
+        self.ours = dict(ours)
+        self.theirs = dict(theirs)
+        different = [k for k in {**self.ours, **self.theirs} if self.ours.get(k) != self.theirs.get(k)]
+        said = ", ".join(f"{k} {self.theirs.get(k, 'unknown')} there and {self.ours.get(k, 'unknown')} here" for k in different)
+        super().__init__(f"The session cannot be joined by this process: {said}. Both must run the same versions.")
 
 
 class LimitError(ShoalError):

@@ -44,15 +44,20 @@ def current_or_none() -> Engine | None:
 
 
 def start(address: str | None, settings: dict[str, Any]) -> Engine:
-    """Start the engine for `address` (None or "local": this machine)."""
-    if address not in (None, "local", "auto"):
+    """Start the engine for `address`: "local", a new session of this machine; "auto", the one session that this user has; the
+    name of a session, or the path of its socket. None: what SHOAL_ADDRESS says, or else "local"."""
+    address = address or os.environ.get("SHOAL_ADDRESS") or "local"
+    if not isinstance(address, str):
+        raise TypeError(f"address must be a string, not {address!r}")
+    if ":" in address:
         raise ValueError(
-            f"cannot connect to {address!r}: this version of Shoal runs on this machine only; use shoal.init() without an address"
+            f"cannot connect to {address!r}: this version of Shoal runs on this machine only; use shoal.init() without an address, "
+            "or give the name of a session or the path of its socket"
         )
     from shoal.engine.local.session import start_session
 
     with _changing:
-        engine = start_session(settings)
+        engine = start_session(None if address == "local" else address, settings)
         use(engine)
     return engine
 

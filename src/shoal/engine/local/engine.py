@@ -383,7 +383,8 @@ class LocalEngine(Engine):
 
     def context(self) -> dict[str, Any]:
         return {
-            "session_name": f"session_{self.session:016x}",
+            "session_name": self.config["name"],
+            "address": self.config["address"],
             "node_id": f"{self.session:056x}",
             "job_id": "01000000",
             "namespace": self.namespace,

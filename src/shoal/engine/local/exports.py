@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import sys
 from typing import Any
 
 from shoal import _core
@@ -34,10 +35,13 @@ class Exports:
 
     def __init__(self) -> None:
         self._loaded: dict[int, Export] = {}
+        self.path: list[str] = []  # of a guest: where workers, which have the session's own sys.path, may look for its modules
         self._refs: dict[int, Any] = {}  # keeps the objects, so that handles in this process stay valid
 
     def add(self, name: str, target: Any, extras: dict[str, Any]) -> int:
         """Store `target`; returns its handle. Raises PicklingError."""
+        if self.path:
+            extras = {**extras, "path": self.path}
         (code, extra_code), refs = _core.collect_refs(lambda: (dumps_by_value(target), dumps_by_value(extras)))
         key = hashlib.blake2b(code + b"\0" + extra_code + name.encode(), digest_size=24).hexdigest()
         ref: Any = _core.name_get(_FUNCTIONS, key)
@@ -55,7 +59,9 @@ class Exports:
         if export is None:
             ref = _core.share(handle)
             name, extra_code, code, _ = _core.get(ref, None)
-            export = Export(name, pickle.loads(extra_code), pickle.loads(code))
+            extras = pickle.loads(extra_code)
+            sys.path += [folder for folder in extras.pop("path", ()) if folder not in sys.path]
+            export = Export(name, extras, pickle.loads(code))
             self._refs[handle] = ref
             self._loaded[handle] = export
         return export

@@ -78,9 +78,10 @@ _TASK, _UNDONE = 2, 4  # Died in core/abi.h
 
 def lock_died(pid: int, label: str, age: float, name: Any, died: int, held: bool) -> BaseException:
     ended = bool(died & _TASK)
+    guest = label == "guest"  # it runs no tasks: this is all that its label ever says
     return exceptions.LockHolderDied(
-        f"a {'task' if ended else 'process'} of this session, {age:.1f} s ago",
-        label or None,
+        f"a {'task' if ended else 'guest' if guest else 'process'} of this session, {age:.1f} s ago",
+        None if guest else label or None,
         pid,
         repr(name) if name is not None else None,
         age=age,

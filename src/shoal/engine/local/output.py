@@ -3,6 +3,8 @@
     print() in a worker -> TaskStream -> one pipe of the session -> OutputPrinter in the driver -> its sys.stdout
     C code, faulthandler -> fd 1 and 2 of the worker -> a pipe to the supervisor -> the same session pipe
 
+A detached session has no driver. There the pipe's place is taken by its log file, to which everybody appends whole lines.
+
 The session pipe carries frames of at most PIPE_BUF bytes, which the kernel keeps whole whoever else writes. A frame says
 which stream it is, the pid, and the name of what was running, so that the driver can put it before every line. A frame
 without text ends a line that was begun; one for stream 0 ends the session's output.
@@ -21,6 +23,7 @@ from typing import Any
 _HEAD = struct.Struct("<BBHI")  # stream (1 or 2), length of the name, length of the text, pid
 _MOST = 4096 - _HEAD.size  # PIPE_BUF is 4096 on Linux
 _PIPE_SIZE = 1 << 20
+LONGEST_LOG = 16 << 20
 
 
 def make_pipe() -> tuple[int, int]:
@@ -36,6 +39,9 @@ def make_pipe() -> tuple[int, int]:
 def send(pipe: int, stream: int, pid: int, name: str, data: bytes) -> None:
     """Write `data` as frames. A pipe that nobody reads any more is no error: there is nobody to tell."""
     label = name.encode(errors="replace")[:200]
+    if _log is not None:
+        _log.text(pid, stream, label, data)
+        return
     room = _MOST - len(label)
     try:
         for start in range(0, len(data), room):
@@ -47,6 +53,9 @@ def send(pipe: int, stream: int, pid: int, name: str, data: bytes) -> None:
 
 def finish_line(pipe: int, stream: int, pid: int) -> None:
     """The process will write nothing more to that stream: a line that it began is as long as it will be."""
+    if _log is not None:
+        _log.finish_line(pid, stream)
+        return
     try:
         os.write(pipe, _HEAD.pack(stream, 0, 0, pid))
     except OSError:
@@ -95,6 +104,8 @@ class TaskStream(io.TextIOBase):
     def _send(self, data: bytes) -> None:
         if self._pipe is not None:
             send(self._pipe, self._stream, os.getpid(), self.name_now, data)
+            if _log is not None and not data.endswith(b"\n"):  # nobody else would know of the line that was begun here
+                finish_line(self._pipe, self._stream, os.getpid())
 
     def fileno(self) -> int:
         return self._stream
@@ -122,12 +133,45 @@ class _Line:
         self.parts: list[bytes] = []
 
 
-class OutputPrinter:
+class Lines:
+    """What comes in pieces from many processes, as lines, each after `(name pid=1234)`."""
+
+    def __init__(self) -> None:
+        self._open: dict[tuple[int, int], _Line] = {}  # by (pid, stream)
+
+    def put(self, stream: int, lines: bytes) -> None:
+        raise NotImplementedError
+
+    def text(self, pid: int, stream: int, name: bytes, text: bytes) -> None:
+        prefix = b"(%b pid=%d) " % (name, pid) if name else b"(pid=%d) " % pid
+        line = self._open.get((pid, stream))
+        if line is not None and line.prefix != prefix:  # what another task left without a newline
+            self.finish_line(pid, stream)
+            line = None
+        *complete, rest = text.split(b"\n")
+        if complete and line is not None:
+            complete[0] = b"".join((*line.parts, complete[0]))
+            del self._open[pid, stream]
+            line = None
+        if complete:
+            self.put(stream, b"".join(b"%b%b\n" % (prefix, whole) for whole in complete))
+        if rest:
+            if line is None:
+                line = self._open[pid, stream] = _Line(prefix)
+            line.parts.append(rest)
+
+    def finish_line(self, pid: int, stream: int) -> None:
+        line = self._open.pop((pid, stream), None)
+        if line is not None:
+            self.put(stream, b"%b%b\n" % (line.prefix, b"".join(line.parts)))
+
+
+class OutputPrinter(Lines):
     """A thread of the driver that prints what the workers print, each line after `(name pid=1234)`."""
 
     def __init__(self, pipe: int) -> None:
+        super().__init__()
         self._pipe = pipe
-        self._open: dict[tuple[int, int], _Line] = {}  # by (pid, stream)
         self._thread = threading.Thread(target=self._run, name="shoal-output", daemon=True)
         self._thread.start()
 
@@ -145,7 +189,7 @@ class OutputPrinter:
                 break
             left, going = self._frames(left + data) if data else (b"", False)
         for pid, stream in list(self._open):
-            self._finish_line(pid, stream)
+            self.finish_line(pid, stream)
         os.close(self._pipe)
 
     def _frames(self, data: bytes) -> tuple[bytes, bool]:
@@ -160,36 +204,13 @@ class OutputPrinter:
                 return b"", False
             if size:
                 name = data[at + _HEAD.size : end - size]
-                self._text(pid, stream, b"(%b pid=%d) " % (name, pid) if name else b"(pid=%d) " % pid, data[end - size : end])
+                self.text(pid, stream, name, data[end - size : end])
             else:
-                self._finish_line(pid, stream)
+                self.finish_line(pid, stream)
             at = end
         return data[at:], True
 
-    def _text(self, pid: int, stream: int, prefix: bytes, text: bytes) -> None:
-        line = self._open.get((pid, stream))
-        if line is not None and line.prefix != prefix:  # what another task left without a newline
-            self._finish_line(pid, stream)
-            line = None
-        *complete, rest = text.split(b"\n")
-        if complete and line is not None:
-            complete[0] = b"".join((*line.parts, complete[0]))
-            del self._open[pid, stream]
-            line = None
-        if complete:
-            self._print(stream, b"".join(b"%b%b\n" % (prefix, whole) for whole in complete))
-        if rest:
-            if line is None:
-                line = self._open[pid, stream] = _Line(prefix)
-            line.parts.append(rest)
-
-    def _finish_line(self, pid: int, stream: int) -> None:
-        line = self._open.pop((pid, stream), None)
-        if line is not None:
-            self._print(stream, b"%b%b\n" % (line.prefix, b"".join(line.parts)))
-
-    @staticmethod
-    def _print(stream: int, lines: bytes) -> None:
+    def put(self, stream: int, lines: bytes) -> None:
         target: Any = sys.stderr if stream == 2 else sys.stdout
         text = lines.decode(errors="replace")
         try:
@@ -200,3 +221,30 @@ class OutputPrinter:
             target.flush()
         except Exception:  # the driver has closed its output, or put an object of its own there; workers must not stall
             pass
+
+
+class LogFile(Lines):
+    """The log of a detached session, open for appending. Each process has one of these."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__()
+        self._fd = fd
+
+    def put(self, stream: int, lines: bytes) -> None:
+        try:
+            if os.fstat(self._fd).st_size + len(lines) > LONGEST_LOG:  # its directory may lie in memory
+                os.ftruncate(self._fd, 0)
+                os.write(self._fd, b"(older output was dropped)\n")
+            while lines:
+                lines = lines[os.write(self._fd, lines) :]
+        except OSError:  # the disk is full: workers must not stall for that
+            pass
+
+
+_log: LogFile | None = None  # of this process and those it forks; None: output goes through the pipe
+
+
+def log_to(fd: int) -> None:
+    """From now on, what would go to the session's pipe is appended to that file."""
+    global _log
+    _log = LogFile(fd)

@@ -13,22 +13,25 @@ import sys
 import threading
 import time
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shoal import _core, _futures
 from shoal import engine as engines
 from shoal._options import RESOURCE_UNIT, validate_init_resources
-from shoal.engine.local import hooks
+from shoal.engine.local import hooks, places, wire
 from shoal.engine.local.engine import LocalEngine
 from shoal.engine.local.memory import open_spill_file, timeout_of
 from shoal.engine.local.memory_monitor import threshold_of
 from shoal.engine.local.output import OutputPrinter, make_pipe
 from shoal.exceptions import SessionError
 
+if TYPE_CHECKING:
+    from shoal.engine.local.join import GuestSession
+
 ARENA_SHARE = 0.6  # of the memory that this machine or container has
 SMALLEST_ARENA = 4 << 20
 # Numbers of the descriptors in the supervisor
-MEMFD, EVENTFD, OUTPUT, DRIVER, SPILL = NUMBERS = 60, 61, 62, 63, 64
+LISTENER, MEMFD, EVENTFD, OUTPUT, DRIVER, SPILL = 59, 60, 61, 62, 63, 64
 
 _BOOT = (
     "import sys, json; boot = json.loads(sys.argv.pop()); sys.path[:] = boot['path']; "
@@ -74,7 +77,7 @@ def _visible_gpus() -> int:
     return len([x for x in visible.split(",") if x.strip() and x.strip() != "-1"])
 
 
-class _CtrlCLater:
+class CtrlCLater:
     """Within it a Ctrl-C waits for the end of the block: half a session started or ended would be worse. A second one does not."""
 
     def __init__(self) -> None:
@@ -99,26 +102,10 @@ class _CtrlCLater:
                 self._before(signal.SIGINT, sys._getframe())
 
 
-class Session:
-    """What the driver keeps of its session."""
+class Plan:
+    """What a new session is to have, from the settings of init() or `shoal start`. Raises TypeError, ValueError."""
 
-    def __init__(self) -> None:
-        self.owner = os.getpid()
-        self.supervisor = 0
-        self.printer: OutputPrinter | None = None
-        self.engine: LocalEngine | None = None
-
-    def start(self, settings: dict[str, Any]) -> LocalEngine:
-        try:
-            with _CtrlCLater():
-                engine = self._start(settings)
-                engines.use(engine)
-            return engine
-        except BaseException:
-            self.end()
-            raise
-
-    def _start(self, settings: dict[str, Any]) -> LocalEngine:
+    def __init__(self, settings: dict[str, Any]) -> None:
         units = validate_init_resources(settings.get("num_cpus"), settings.get("num_gpus"), settings.get("resources"), None)
         arena = settings.get("object_store_memory")
         if arena is None:
@@ -127,79 +114,108 @@ class Session:
             raise TypeError(f"object_store_memory must be a number of bytes, not {arena!r}")
         if arena < SMALLEST_ARENA:
             raise ValueError(f"object_store_memory must be at least {SMALLEST_ARENA} bytes (4 MB), not {arena}")
+        self.arena = int(arena)
         units.setdefault("CPU", usable_cpus() * RESOURCE_UNIT)
         units.setdefault("GPU", _visible_gpus() * RESOURCE_UNIT)
         units.setdefault("memory", int(memory_limit() * (1 - ARENA_SHARE)))
-        memory_timeout = timeout_of(settings.get("memory_timeout"))
+        self.memory_timeout = timeout_of(settings.get("memory_timeout"))
+        self.units = units
+        name = settings.get("session_name")
+        self.name = None if name is None else places.check_name(name)
+        token = settings.get("token")
         log = settings.get("log_to_driver")
-        config = {
+        self.config: dict[str, Any] = {
             "namespace": settings.get("namespace") or "default",
             "cpus": units["CPU"] / RESOURCE_UNIT,
-            "driver": self.owner,
             "log_to_driver": True if log is None else bool(log),
             "memory_usage_threshold": threshold_of(settings.get("memory_usage_threshold")),
             "gpus": units["GPU"] > 0,
             # The devices that "GPU 0", "GPU 1", ... stand for; empty: their numbers.
             "gpu_names": [x.strip() for x in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if x.strip()],
+            # Here and not among the supervisor's arguments, which everybody may read: who maps the arena has been let in.
+            "token": None if token is None else check_token(token),
         }
-        hooks.install(None)
-        _open_standard_descriptors()
-        spillfd, config["spill"] = open_spill_file(settings.get("spill_directory"))
+        self.variables: dict[str, Any] = (settings.get("runtime_env") or {}).get("env_vars") or {}
+        self.spill_directory = settings.get("spill_directory")
+
+    def take_place(self, needed: bool = False) -> tuple[places.Place | None, int]:
+        """Where guests will find the session, and its socket. A session that asked for no name does without, if it must."""
         try:
-            memfd, eventfd = _core.create_arena(int(arena), usable_cpus())
+            place, listener = places.make(self.name)
+        except (OSError, places.Unsafe) as error:
+            if needed or self.name is not None:
+                raise SessionError(f"the session could not be joined: {error}") from error
+            self.config["name"], self.config["address"] = places.default_name(), None
+            return None, -1
+        self.config["name"], self.config["address"] = place.name, place.socket
+        return place, listener
+
+    def make_arena(self) -> tuple[int, int, int]:
+        """Make the arena and join it as its driver; returns the descriptors of arena, eventfd and spill file (-1: none)."""
+        spillfd, self.config["spill"] = open_spill_file(self.spill_directory)
+        try:
+            memfd, eventfd = _core.create_arena(self.arena, usable_cpus())
             _core.attach(memfd, eventfd, 0, _core.DRIVER)
         except BaseException:
             if spillfd >= 0:
                 os.close(spillfd)
             raise
         _core._use_spill_file(spillfd)
-        _core.set_memory_wait(memory_timeout)
+        _core.set_memory_wait(self.memory_timeout)
         _core.label("driver")
         # The core knows CPU as resource 0 and GPU as resource 1.
-        for name in ("CPU", "GPU", *sorted(set(units) - {"CPU", "GPU"})):
-            _core.set_resource(name, units[name])
-        _core.set_config(_core.put(config, False))
-        read_end, write_end = make_pipe()
-        self.printer = OutputPrinter(read_end)
+        for name in ("CPU", "GPU", *sorted(set(self.units) - {"CPU", "GPU"})):
+            _core.set_resource(name, self.units[name])
+        _core.set_config(_core.put(self.config, False))
+        return memfd, eventfd, spillfd
+
+
+class Session:
+    """What the driver keeps of its session."""
+
+    def __init__(self) -> None:
+        self.owner = os.getpid()
+        self.place: places.Place | None = None
+        self.supervisor = 0
+        self.printer: OutputPrinter | None = None
+        self.engine: LocalEngine | None = None
+
+    def start(self, settings: dict[str, Any]) -> LocalEngine:
         try:
-            variables = (settings.get("runtime_env") or {}).get("env_vars") or {}
-            self.supervisor = self._spawn((memfd, eventfd, write_end), spillfd, variables)
+            with CtrlCLater():
+                engine = self._start(settings)
+                engines.use(engine)
+            return engine
+        except BaseException:
+            self.end()
+            raise
+
+    def _start(self, settings: dict[str, Any]) -> LocalEngine:
+        plan = Plan(settings)
+        hooks.install(None)
+        open_standard_descriptors()
+        self.place, listener = plan.take_place()
+        try:
+            memfd, eventfd, spillfd = plan.make_arena()
+            read_end, write_end = make_pipe()
+            self.printer = OutputPrinter(read_end)
+            driver = os.pidfd_open(self.owner)
+            files = {MEMFD: memfd, EVENTFD: eventfd, OUTPUT: write_end, DRIVER: driver, LISTENER: listener, SPILL: spillfd}
+            try:
+                self.supervisor = spawn_supervisor(files, self.place, plan.variables)
+            finally:
+                os.close(write_end)
+                os.close(driver)
         finally:
-            os.close(write_end)
+            if listener >= 0:
+                os.close(listener)
         self._pidfd = os.pidfd_open(self.supervisor)
         _core.watch_supervisor(os.dup(self._pidfd))
-        config["on_shutdown"] = self.end
+        config = {**plan.config, "on_shutdown": self.end}
         self.engine = LocalEngine(config)
         self.engine.process_facts = {"mode": "driver"}
         atexit.register(self._at_exit)
         return self.engine
-
-    def _spawn(self, files: tuple[int, ...], spillfd: int, variables: dict[str, Any]) -> int:
-        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        if 0 <= limit <= SPILL:
-            raise SessionError(f"a session needs room for {SPILL + 1} open files, but `ulimit -n` is {limit}: raise it")
-        path: list[Any] = sys.path
-        boot = {"path": [_absolute(p) for p in path if isinstance(p, str)], "driver": self.owner, "spill": spillfd >= 0}
-        environment = {**os.environ, **{name: str(text) for name, text in variables.items()}}
-        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-            environment.setdefault(name, "1")  # a process per core already: threads in each would only get in the way
-        command = [sys.executable or "python3", "-c", _BOOT, json.dumps(boot)]
-        driver = os.pidfd_open(self.owner)
-        files = (*files, driver, spillfd) if spillfd >= 0 else (*files, driver)
-        ours = [_out_of_the_way(fd) for fd in files]
-        try:
-            actions: list[Any] = [(os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable_descriptors()]
-            actions += [(os.POSIX_SPAWN_DUP2, fd, to) for fd, to in zip(ours, NUMBERS, strict=False)]
-            actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
-            # posix_spawn, not fork: the driver may be large and have threads. Its own session, so that Ctrl-C reaches
-            # the driver alone, which decides what it means.
-            return os.posix_spawn(
-                command[0], command, environment, file_actions=actions, setsid=True,
-                setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGPIPE], setsigmask=[],
-            )  # fmt: skip
-        finally:
-            for fd in {driver, *ours} - set(files) | {driver}:
-                os.close(fd)
 
     def _at_exit(self) -> None:
         # The threads that Python waits for at its exit are done by now.
@@ -210,7 +226,7 @@ class Session:
         """End the session: afterwards none of its processes is left."""
         if os.getpid() != self.owner or not _core.attached():  # a fork of the driver leaves the parent's session alone
             return
-        with _CtrlCLater():
+        with CtrlCLater():
             atexit.unregister(self._at_exit)
             if self.engine is not None and engines.current_or_none() is self.engine:
                 engines.use(None)
@@ -219,6 +235,8 @@ class Session:
             try:
                 self._end_supervisor()
             finally:
+                if self.place is not None:
+                    self.place.remove()  # it has done so itself, unless it was killed
                 if self.printer is not None:
                     self.printer.close()
                 _core.detach()
@@ -238,7 +256,49 @@ class Session:
             os.close(self._pidfd)
 
 
-def _open_standard_descriptors() -> None:
+def spawn_supervisor(files: dict[int, int], place: places.Place | None, variables: dict[str, Any]) -> int:
+    """Start the supervisor; `files` maps the numbers of its descriptors to ours (-1: none). Returns its pid."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if 0 <= limit <= SPILL:
+        raise SessionError(f"a session needs room for {SPILL + 1} open files, but `ulimit -n` is {limit}: raise it")
+    path: list[Any] = sys.path
+    boot = {
+        "path": [_absolute(p) for p in path if isinstance(p, str)],
+        "driver": DRIVER in files,
+        "spill": files[SPILL] >= 0,
+        "place": place and [os.path.dirname(place.folder), place.name],
+    }
+    environment = {**os.environ, **{name: str(text) for name, text in variables.items()}}
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        environment.setdefault(name, "1")  # a process per core already: threads in each would only get in the way
+    command = [sys.executable or "python3", "-c", _BOOT, json.dumps(boot)]
+    ours = {to: _out_of_the_way(fd) for to, fd in files.items() if fd >= 0}
+    try:
+        actions: list[Any] = [(os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable_descriptors()]
+        actions += [(os.POSIX_SPAWN_DUP2, fd, to) for to, fd in ours.items()]
+        actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
+        if DRIVER not in files:
+            actions += [(os.POSIX_SPAWN_DUP2, OUTPUT, 1), (os.POSIX_SPAWN_DUP2, OUTPUT, 2)]
+        # posix_spawn, not fork: the driver may be large and have threads. Its own session, so that Ctrl-C reaches
+        # the driver alone, which decides what it means.
+        return os.posix_spawn(
+            command[0], command, environment, file_actions=actions, setsid=True,
+            setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGPIPE], setsigmask=[],
+        )  # fmt: skip
+    finally:
+        for fd in set(ours.values()) - set(files.values()):
+            os.close(fd)
+
+
+def check_token(token: object) -> str:
+    if not isinstance(token, str):
+        raise TypeError(f"the token of a session is a string, not {token!r}")
+    if not token or len(token.encode(errors="replace")) > wire.LONGEST_TOKEN:
+        raise ValueError(f"the token of a session has 1 to {wire.LONGEST_TOKEN} bytes")
+    return token
+
+
+def open_standard_descriptors() -> None:
     """If 0, 1 or 2 is closed, none of ours may get its number: what is printed there would end up in the arena."""
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(fd, True)
@@ -260,7 +320,7 @@ def _inheritable_descriptors() -> list[int]:
 
 def _out_of_the_way(fd: int) -> int:
     """The same file under a number that is none of those the supervisor will know its files by."""
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, SPILL + 1) if MEMFD <= fd <= SPILL else fd
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, SPILL + 1) if LISTENER <= fd <= SPILL else fd
 
 
 def _absolute(path: str) -> str:
@@ -284,11 +344,11 @@ def _wait_for_exit(pid: int, pidfd: int, seconds: float) -> bool:
     return True
 
 
-_session: Session | None = None  # the latest of this process
+_session: Session | GuestSession | None = None  # the latest of this process
 
 
-def start_session(settings: dict[str, Any]) -> LocalEngine:
-    """Start a session with this process as its driver."""
+def start_session(address: str | None, settings: dict[str, Any]) -> LocalEngine:
+    """Start a session with this process as its driver, or join the one at `address`."""
     global _session
     if _core.forked():
         _futures.forget_all()
@@ -297,5 +357,10 @@ def start_session(settings: dict[str, Any]) -> LocalEngine:
         if _session is None or engines.current_or_none() is not None:
             raise SessionError("this process already takes part in a session")
         _session.end()  # its shutdown() was interrupted
-    _session = Session()
+    if address is None:
+        _session = Session()
+    else:
+        from shoal.engine.local.join import GuestSession
+
+        _session = GuestSession(address)
     return _session.start(settings)

@@ -3,8 +3,8 @@
     driver --spawns--> supervisor --forks--> workers (some become actors)
 
 It sleeps in one poll on: the arena's eventfd (somebody wants a worker, a kill, memory given back), a pidfd for the driver
-and for each worker (deaths), and the workers' raw output. It imports little and runs one thread, so that a fork of it is
-a worker that is ready within milliseconds.
+and for each worker (deaths), the workers' raw output, and the socket at which guests join (door.py). It imports little and
+runs one thread, so that a fork of it is a worker that is ready within milliseconds.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ import selectors
 import signal
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shoal import _core, exceptions
-from shoal.engine.local import hooks
+from shoal.engine.local import hooks, output
 from shoal.engine.local.actor_host import EXIT_NO_HANDLES, EXIT_SELF
 from shoal.engine.local.engine import ACTOR_CALL, CANCELLED, CMD_KILL, CREATE_ACTOR, mourn
 from shoal.engine.local.memory_monitor import MemoryMonitor
 from shoal.engine.local.output import end_output, finish_line, send
+
+if TYPE_CHECKING:  # imported when the workers are forked
+    from shoal.engine.local.door import Door
 
 _FREE, _STARTING, _ALIVE, _DEAD = range(4)  # SlotState in core/abi.h
 _CMD_EXIT = 1
@@ -51,28 +54,43 @@ class Child:
 
 class Supervisor:
     def __init__(self, boot: dict[str, Any]) -> None:
-        from shoal.engine.local.session import DRIVER, EVENTFD, MEMFD, OUTPUT, SPILL
+        from shoal.engine.local.session import DRIVER, EVENTFD, LISTENER, MEMFD, OUTPUT, SPILL
 
         hooks.install(None)
-        self.eventfd, self.output, self.driver = EVENTFD, OUTPUT, DRIVER
-        for fd in (MEMFD, EVENTFD, OUTPUT, DRIVER):
-            os.set_inheritable(fd, False)
+        self.memfd, self.eventfd, self.output = MEMFD, EVENTFD, OUTPUT
+        self.driver = DRIVER if boot["driver"] else -1  # a detached session has none
+        self.listener = LISTENER if boot["place"] else -1
+        for fd in (MEMFD, EVENTFD, OUTPUT, self.driver, self.listener):
+            if fd >= 0:
+                os.set_inheritable(fd, False)
         _core.attach(MEMFD, EVENTFD, 1, _core.SUPERVISOR)
-        if boot["spill"]:
+        self.spill = [SPILL] if boot["spill"] else []
+        if self.spill:
             os.set_inheritable(SPILL, False)
             _core._use_spill_file(SPILL)
         _core.label("supervisor")
+        if self.driver < 0:
+            output.log_to(OUTPUT)
+            # Whoever started the session was its first participant, and has left it by now.
+            _core.recover(0, False)
+            _core.sweep(0)
+            _core.free_slot(0)
         self._config_ref = _core.config()
         self.config = _core.get(self._config_ref, None)
         self.cpus = max(1, round(self.config["cpus"])) if self.config["cpus"] else 0
         self.children: dict[int, Child] = {}  # by slot
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.eventfd, selectors.EVENT_READ, self._on_event)
-        self.selector.register(self.driver, selectors.EVENT_READ, self._on_driver_death)
+        if self.driver >= 0:
+            self.selector.register(self.driver, selectors.EVENT_READ, self._on_driver_death)
         self.next_growth = 0.0
         self.idle_since: float | None = None
         self.ending = False
         self.monitor = MemoryMonitor(self.config["memory_usage_threshold"], self._say)
+        self.terminated = False
+        self.place: list[str] | None = boot["place"]
+        self.door: Door | None = None
+        self.started = time.monotonic()
 
     def raise_file_limit(self) -> None:
         """Three descriptors for each worker add up; the workers themselves get the user's limit back."""
@@ -88,8 +106,9 @@ class Supervisor:
         import asyncio  # noqa: F401
         import concurrent.futures.thread  # noqa: F401
 
+        self.open_door()
         timeout: float | None = 0
-        while not self.ending:
+        while not self.ending and not self.terminated:
             events = self.selector.select(timeout)
             for key, _ in events:
                 key.data(key)
@@ -101,6 +120,17 @@ class Supervisor:
             timeout = self.look()
         self.end()
 
+    def open_door(self) -> None:
+        if self.place is not None:
+            from shoal.engine.local.door import Door
+            from shoal.engine.local.places import Place
+
+            self.door = Door(self, self.listener, Place(*self.place))
+
+    def shared_descriptors(self) -> list[int]:
+        """What a guest is given, in the order in which join.py takes it."""
+        return [self.memfd, self.eventfd, *self.spill]
+
     def _on_event(self, _key: Any) -> None:
         try:
             os.read(self.eventfd, 8)
@@ -110,13 +140,19 @@ class Supervisor:
     def _on_driver_death(self, _key: Any) -> None:
         self.ending = True
 
+    def terminate(self, _signal: int, _frame: Any) -> None:
+        """SIGTERM, from `shoal stop` or the system: the session ends."""
+        self.terminated = True
+        _core.ring_supervisor()
+
     def look(self) -> float | None:
         """Do what there is to do; returns the seconds until the next look without an event (None: no need)."""
         for slot, bits in _core.commands():
             child = self.children.get(slot)
             if child is not None:
                 signal.pidfd_send_signal(child.pidfd, signal.SIGKILL if bits & CMD_KILL else signal.SIGINT)
-        waits = [self._grow(), self._shrink(), self._trim(), self.monitor.look(self.children.values())]
+        door = self.door.look() if self.door is not None else None
+        waits = [self._grow(), self._shrink(), self._trim(), self.monitor.look(self.children.values()), door]
         return min((w for w in waits if w is not None), default=None)
 
     def _grow(self) -> float | None:
@@ -216,7 +252,11 @@ class Supervisor:
                         os.close(fd)
                     except OSError:
                         pass
-            os.close(self.driver)
+            for fd in (self.driver, self.listener if self.door is None else -1):
+                if fd >= 0:
+                    os.close(fd)
+            if self.door is not None:
+                self.door.close_in_child()
             resource.setrlimit(resource.RLIMIT_NOFILE, self.file_limit)
             from shoal.engine.local import worker
 
@@ -273,14 +313,17 @@ class Supervisor:
         except ChildProcessError:
             code = -signal.SIGKILL
         slot = child.slot
-        _core.recover(slot)  # first of all: somebody may be waiting for a lock, even he who is to read the output
+        _core.recover(slot, True)  # first of all: somebody may be waiting for a lock, even he who is to read the output
         self.selector.unregister(child.pidfd)
         os.close(child.pidfd)
         self._forward_last(child)
         del self.children[slot]
-        _, role, _, actor, label = _core.slot_info(slot)
-        verdict = self.monitor.verdict(child.pid)
-        reason = "was ended for lack of memory" if verdict else _reason(code)
+        reason = "was ended for lack of memory" if self.monitor.verdict(child.pid) else _reason(code)
+        self.bury(slot, child.pid, code, reason)
+
+    def bury(self, slot: int, pid: int, code: int, reason: str) -> None:
+        """What is left to do once recover() was there: for a worker and for a guest."""
+        _, _, _, actor, label = _core.slot_info(slot)
         creation = 0
         while task := _core.next_running(slot):
             info = _core.task_info(task)
@@ -289,17 +332,17 @@ class Supervisor:
                 creation = task
                 if self._restart(task, info, actor):
                     continue
-                self._dead_actor(actor, child.pid, code, reason)
+                self._dead_actor(actor, pid, code, reason)
                 _core.finish_silent(task)
             else:
-                self._orphan(task, info, child.pid, label, reason)
+                self._orphan(task, info, pid, label, reason)
         if actor and not creation:
-            self._dead_actor(actor, child.pid, code, reason)
+            self._dead_actor(actor, pid, code, reason)
         for unborn in _core.sweep(slot):
             death = exceptions.ActorDiedError(f"it was never started: the process that was about to {reason}")
             mourn(unborn, _core.put_error(death), death)
             _core.actor_drop_life(unborn)
-        self.monitor.buried(child.pid)
+        self.monitor.buried(pid)
         _core.free_slot(slot)
 
     def _orphan(self, task: int, info: _core.TaskInfo, pid: int, label: str, reason: str) -> None:
@@ -360,6 +403,8 @@ class Supervisor:
     def end(self) -> None:
         """No process of the session outlives its supervisor."""
         deadline = time.monotonic() + GRACE_S
+        if self.door is not None:
+            self.door.close()
         _core.stop()
         children = list(self.children.values())
         if not self.ending:  # the driver lives: let workers finish what they print
@@ -378,6 +423,7 @@ class Supervisor:
             except ChildProcessError:
                 pass
             self._forward_last(child)
+        _core.session_over()  # guests live on, and are to know
         end_output(self.output)
         os._exit(0)
 
@@ -404,6 +450,7 @@ def _reason(code: int) -> str:
 def main(boot: dict[str, Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     supervisor = Supervisor(boot)
+    signal.signal(signal.SIGTERM, supervisor.terminate)
     try:
         import numpy  # noqa: F401  (once here instead of once in every worker)
     except ImportError:

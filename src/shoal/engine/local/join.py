@@ -1,0 +1,214 @@
+"""A guest's side of a session: finds it, asks to join, leaves."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import socket
+import struct
+import sys
+from typing import Any
+
+from shoal import _core, _futures
+from shoal import engine as engines
+from shoal.engine.local import hooks, places, wire
+from shoal.engine.local.engine import LocalEngine
+from shoal.engine.local.session import CtrlCLater, check_token
+from shoal.exceptions import LimitError, SessionError, SessionNotFoundError, SessionRefusedError, SessionVersionError
+
+PATIENCE_S = 10.0  # for an answer
+_OF_A_GUEST = ("namespace", "token")  # the other settings are those of the session
+
+
+def socket_of(address: str) -> str:
+    """The path of the socket that an address stands for. Raises SessionNotFoundError, ValueError."""
+    if "/" in address:
+        return address
+    if address == "auto":
+        all_of = places.sessions()
+        if len(all_of) == 1:
+            return all_of[0].socket
+        if all_of:
+            error = SessionNotFoundError(f"address='auto': you have {len(all_of)} sessions ({_list(all_of)}): say which one")
+            error.known = tuple(place.name for place in all_of)
+            raise error
+        raise _not_found("address='auto': you have no session that could be joined", all_of)
+    places.check_name(address)
+    place = places.find(address)
+    if place is None:
+        raise _not_found(f"you have no session named {address!r}", places.sessions())
+    return place.socket
+
+
+def _not_found(what: str, known: list[places.Place]) -> SessionNotFoundError:
+    have = f"; you have: {_list(known)}" if known else ""
+    error = SessionNotFoundError(
+        f"{what}{have}. Sessions are looked for in {' and '.join(places.homes())}; `shoal status` lists them, "
+        "`shoal start` starts one"
+    )
+    error.known = tuple(place.name for place in known)
+    return error
+
+
+def _list(all_of: list[places.Place]) -> str:
+    return ", ".join(place.name for place in all_of)
+
+
+def connect(path: str) -> socket.socket:
+    """A connection to the session at `path`. Raises SessionNotFoundError, SessionRefusedError."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        patience = struct.pack("ll", int(PATIENCE_S), 0)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
+        try:
+            with places.short(path) as short:
+                connection.connect(short)
+        except BlockingIOError:
+            raise _silent(path) from None
+        except PermissionError as error:
+            raise SessionRefusedError(f"the session at {path} is another user's: {error.strerror}") from None
+        except OSError as error:
+            why = "nobody listens there: its session has ended" if isinstance(error, ConnectionRefusedError) else error.strerror
+            raise _not_found(f"there is no session at {path} ({why})", places.sessions()) from None
+        _, uid, _ = struct.unpack("iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if uid != os.geteuid():
+            raise SessionRefusedError(f"what listens at {path} belongs to user {uid}; this process is user {os.geteuid()}")
+        return connection
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _silent(path: str) -> SessionError:
+    return SessionError(f"the session at {path} did not answer for {PATIENCE_S:g} s: its supervisor is stopped, or very busy")
+
+
+def ask(connection: socket.socket, path: str, kind: int, fields: dict[str, Any]) -> tuple[int, dict[str, Any], list[int]]:
+    """Send a request; returns kind and fields of the answer, and the descriptors that came with it. Raises what a refusal says."""
+    descriptors: list[int] = []
+    try:
+        connection.send(wire.pack(kind, fields), socket.MSG_NOSIGNAL)
+        data, descriptors, _, _ = socket.recv_fds(connection, wire.MAX_ANSWER, 8, socket.MSG_CMSG_CLOEXEC)
+    except BlockingIOError:
+        raise _silent(path) from None
+    except OSError:
+        data = b""
+    try:
+        if not data:
+            raise SessionNotFoundError(f"the session at {path} hung up: it was just ending, or has too many callers; try again")
+        try:
+            _, answer, said = wire.unpack(data)
+        except wire.Garbage as error:
+            raise SessionError(f"what listens at {path} is no Shoal session: {error}") from None
+        if answer == wire.REFUSED:
+            raise _refusal(said)
+        return answer, said, descriptors
+    except BaseException:
+        for fd in descriptors:
+            os.close(fd)
+        raise
+
+
+def _refusal(said: dict[str, Any]) -> Exception:
+    text = str(said.get("text"))
+    error = said.get("error")
+    if error == "version" and isinstance(said.get("versions"), dict):
+        return SessionVersionError(wire.versions(), said["versions"])
+    if error == "token":
+        return SessionRefusedError(f"{text}: pass init(token=...), as it was given to the session when it was started")
+    if error == "user":
+        return SessionRefusedError(text)
+    if error == "limit":
+        return LimitError("MAX_PROCESSES", _core.MAX_PROCESSES, "the session has no room for one more process")
+    return SessionError(f"the session refused: {text}")
+
+
+class GuestSession:
+    """What a guest keeps of the session that it has joined."""
+
+    def __init__(self, address: str) -> None:
+        self.owner = os.getpid()
+        self.address = address
+        self.connection: socket.socket | None = None
+        self.engine: LocalEngine | None = None
+
+    def start(self, settings: dict[str, Any]) -> LocalEngine:
+        for name, value in settings.items():
+            if name not in _OF_A_GUEST and value is not None and value != {}:
+                raise ValueError(
+                    f"init(): {name} is for a new session, and this one joins the session {self.address!r} (address=, or the "
+                    "environment variable SHOAL_ADDRESS), which has its own; use address='local' to start a new one"
+                )
+        try:
+            with CtrlCLater():
+                engine = self._start(settings)
+                engines.use(engine)
+            return engine
+        except BaseException:
+            self.end()
+            raise
+
+    def _start(self, settings: dict[str, Any]) -> LocalEngine:
+        token = settings.get("token")
+        path = socket_of(self.address)
+        connection = connect(path)
+        try:
+            fields = {"versions": wire.versions(), "token": None if token is None else check_token(token)}
+            kind, said, descriptors = ask(connection, path, wire.JOIN, fields)
+            memfd, eventfd, *rest = descriptors if kind == wire.WELCOME and len(descriptors) in (2, 3) else (-1, -1)
+            if memfd < 0:
+                raise SessionError(f"the session at {path} answered with nonsense")
+            hooks.install(None)
+            try:
+                _core.attach(memfd, eventfd, said["slot"], _core.GUEST)
+            except BaseException:
+                for fd in rest:
+                    os.close(fd)
+                raise
+            _core._use_spill_file(rest[0] if rest else -1)
+        except BaseException:
+            connection.close()  # without having become a participant: the supervisor takes the slot back
+            raise
+        self.connection = connection
+        _core.watch_connection(connection.fileno())
+        _core.label("guest")
+        config = {**_core.get(_core.config(), None), "on_shutdown": self.end}
+        config["address"] = path  # by which it was reached: in another container the session's own path means nothing
+        if settings.get("namespace"):
+            config["namespace"] = settings["namespace"]
+        self.engine = LocalEngine(config)
+        self.engine.process_facts = {"mode": "guest"}
+        self.engine.exports.path = [os.path.abspath(p) for p in sys.path]
+        atexit.register(self._at_exit)
+        return self.engine
+
+    def _at_exit(self) -> None:
+        # The end of the process says the rest: what it still holds is given back then, and nothing need be copied.
+        engines.at_exit()
+        if os.getpid() == self.owner:
+            _futures.close_all()
+
+    def end(self) -> None:
+        """Leave: all that this process had in the session is given back."""
+        if os.getpid() != self.owner or not _core.attached():
+            return
+        with CtrlCLater():
+            atexit.unregister(self._at_exit)
+            if self.engine is not None and engines.current_or_none() is self.engine:
+                engines.use(None)
+            _futures.close_all()
+            left = _core.detach()
+            _futures.close_all()  # of threads that began to wait meanwhile
+            connection = self.connection
+            if connection is not None and left:
+                self.connection = None
+                try:
+                    connection.send(wire.pack(wire.LEAVE, {}), socket.MSG_NOSIGNAL)
+                    connection.recv(1)  # its end: all is given back
+                except OSError:  # the session has ended, or does not answer: it will see to it in its own time
+                    pass
+                connection.close()
+            # Otherwise something of this process still uses the arena: it stays a guest until its own end.
+            elif connection is not None:
+                connection.detach()
