@@ -405,10 +405,13 @@ def _spill(bytes: int, /) -> int: ...
 # per process: slot, objects, bytes, objects and bytes that it looks at; per object: handle, bytes, kind, state, whether it
 # is spilled, references in others, waiting calls, slots that refer to it, slots that look at it; then bytes and ns written
 # and read, and how often
-_Held: TypeAlias = tuple[int, int, int, int, int]
-_Object: TypeAlias = tuple[int, int, int, int, bool, int, int, list[int], list[int]]
-
-def _memory(n: int, /) -> tuple[list[_Held], list[_Object], int, int, int, int, int, int]: ...
+def _memory(
+    n: int, /
+) -> tuple[
+    list[tuple[int, int, int, int, int]],
+    list[tuple[int, int, int, int, bool, int, int, list[int], list[int]]],
+    int, int, int, int, int, int,
+]: ...  # fmt: skip
 def _freeze(ref: ObjectRef, /) -> tuple[int, ...] | None: ...
 def _load_private(ref: ObjectRef, /) -> Any: ...
 def _new_array(meta: bytes, nbytes: int, zero: bool, /) -> ObjectRef: ...

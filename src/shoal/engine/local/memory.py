@@ -74,7 +74,7 @@ _STATES = ("free", "being made", "awaited", "", "failed", "being freed")  # Entr
 _ROLES = ("", "driver", "supervisor", "worker", "actor", "guest")  # Role
 
 
-def memory_info(directory: str, limit: int = 10) -> dict[str, Any]:
+def memory_info(directory: str, limit: Any = 10) -> dict[str, Any]:
     """What the arena holds, and for whom."""
     if not isinstance(limit, int) or isinstance(limit, bool) or limit < 0:
         raise ValueError(f"limit must be a number of objects, not {limit!r}")
