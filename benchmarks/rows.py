@@ -159,7 +159,23 @@ ROWS: tuple[Row, ...] = (
         note="items per second, each of which could be got alone; multiprocessing has no call for that",
     ),
     Row("queue_lists", "queue, lists of 100 items", "sharing", "/s", 300_000, note="items per second; each list is one item"),
-    Row("dict_set", "shared dict, set", "sharing", "/s", note="multiprocessing: Manager().dict; Ray: an actor with a dict"),
+    Row(
+        "readers_1", "reads under a lock, 1 process", "sharing", "/s", reference=_CALL,
+        note="a sum of 4,096 numbers in shared mode, `with lock.shared():`; multiprocessing has one lock for readers and writers; "
+        "Ray: a call of an actor",
+    ),
+    Row(
+        "readers_2", "reads under a lock, 2 processes", "sharing", "/s", None, True, _CALL, None, "multiprocessing",
+        note="all processes together, on the same lock; readers do not wait for one another",
+    ),
+    Row(
+        "readers_4", "reads under a lock, 4 processes", "sharing", "/s", None, True, _CALL, None, "multiprocessing",
+        note="as with 2",
+    ),
+    Row(
+        "dict_set", "shared dict, set", "sharing", "/s",
+        note="multiprocessing: Manager().dict; Ray: an actor with a dict; lmdb: a transaction for each",
+    ),
     Row("dict_get", "shared dict, get", "sharing", "/s", note="as before"),
     Row(
         "ring", "prioritised sample of 256 frames", "sharing", "GB/s", None, True, SCATTERED, 0.9, limit_s=90,

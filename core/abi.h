@@ -595,8 +595,9 @@ struct Header {
   std::atomic<u32> actors;    // [word] that live or will; a hint for the limit of processes
   std::atomic<u32> slots_committed;  // [word] slots below this have memory
   std::atomic<u32> unwatched;  // [word] 1: nobody watches the memory, as no task runs; who takes one rings the supervisor
-  u32 pad;
+  std::atomic<i32> supervisor_status;  // [word] how the supervisor ended, by who saw that, before `dead`: see how_it_ended()
   Handle config;              // the session's settings, made by the driver before the supervisor starts
+  char end_reason[256];       // written once, by the supervisor, before it ends of its own accord; read once `dead` is set
   Statistics stats;
   Heap heap;
   Spill spill;

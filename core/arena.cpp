@@ -31,11 +31,16 @@ u64 Client::arena_bytes(u64 heap_bytes) {
   return PAGES_AT + round_up(pages * sizeof(PageInfo), PAGE) + pages * PAGE;
 }
 
+u64 Client::address_space(u64 heap_bytes) {
+  return 2 * arena_bytes(heap_bytes) + COUNTS_BYTES + sizeof(u32) * u64(MAX_OBJECTS);  // the last: see next_mark()
+}
+
 void Client::format(int fd, u64 heap_bytes, u32 cpus) {
   if (heap_bytes / PAGE >= 0xfffffff0ull) throw Error(Error::INVALID, "an arena may have at most 16 TB");
   u64 bytes = arena_bytes(heap_bytes);
   if (ftruncate(fd, off_t(bytes)) != 0)
-    throw Error(Error::FULL, std::string("cannot size the arena: ") + std::strerror(errno));
+    throw Error(Error::FULL, std::string("cannot size the arena: ") + std::strerror(errno) +
+                                 (errno == EFBIG ? "; `ulimit -f` is too low for its " + std::to_string(bytes >> 20) + " MB" : ""));
   // Whoever joins gets this descriptor: nobody may cut the memory off under the others, which would end them with SIGBUS.
   fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
   commit_pages(fd, 0, SLOTS_AT + 16 * sizeof(Slot));  // claim_slot() sees to the others
@@ -92,8 +97,11 @@ void Client::attach(int fd, int event) {
   mapped[1] = map(PROT_READ);
   void* counts = mmap(nullptr, COUNTS_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (counts == MAP_FAILED) {
+    int error = errno;
     unmap();
-    throw Error(Error::FULL, "cannot reserve memory for reference counts");
+    throw Error(Error::FULL, std::string("cannot reserve ") + std::to_string(COUNTS_BYTES >> 20) +
+                                 " MB of addresses for the counts of references: " + std::strerror(error) +
+                                 "; `ulimit -v`, `ulimit -d` or vm.overcommit_memory=2 forbids it");
   }
   rw = static_cast<u8*>(mapped[0]);
   ro = static_cast<const u8*>(mapped[1]);
@@ -141,10 +149,17 @@ void Client::check_usable() const {
     throw Error(Error::FORKED,
                 "this process was forked from a participant of a Shoal session and is not one itself; call shoal.init() "
                 "in the child to start its own session, or use tasks and actors instead of fork()");
-  if (h->dead.load(std::memory_order_relaxed) || peek(cut))
-    throw Error(Error::ENDED, h->stopping.load() ? "the session has ended: it was shut down by the process that started it, or by `shoal stop`"
-                                                 : "the session has ended: its supervisor process is gone (killed?); call shoal.shutdown() "
-                                                   "and shoal.init() to start a new one");
+  if (h->dead.load(std::memory_order_acquire) || peek(cut)) {
+    if (h->stopping.load())
+      throw Error(Error::ENDED, "the session has ended: it was shut down by the process that started it, or by `shoal stop`");
+    std::string why(h->end_reason, strnlen(h->end_reason, sizeof h->end_reason));
+    if (i32 status = h->supervisor_status.load(); why.empty())
+      why = status < 0     ? "was killed by signal " + std::to_string(-status)
+            : status < 256 ? "exited with code " + std::to_string(status) + "; what it said is in the error output above"
+                           : "is gone (killed?)";
+    throw Error(Error::ENDED, "the session has ended: its supervisor process " + why +
+                                  "; call shoal.shutdown() and shoal.init() to start a new one");
+  }
 }
 
 void Client::ring_supervisor() {

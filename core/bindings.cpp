@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -142,58 +143,92 @@ Watcher::~Watcher() {
   if (thread.joinable()) abandon(thread);  // the interpreter ended without shutdown()
 }
 
-// The driver's is the one word that tells everybody; a guest that has lost its connection tells its own threads.
-void watch(int link, short events, u32* dead, bool* cut) {
-  watcher.link = link;
-  watcher.stop = eventfd(0, EFD_CLOEXEC);
-  int stop = watcher.stop;
-  Slot* slot = C.me;
-  sigset_t all, before;
-  sigfillset(&all);  // the program's signals are for its own threads
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  watcher.thread = std::thread([=] {
-    pollfd fds[2] = {{link, events, 0}, {stop, POLLIN, 0}};
-    while (poll(fds, 2, -1) < 0 && errno == EINTR) {
-    }
-    if (fds[0].revents & (events | POLLHUP)) {
-      if (dead) __atomic_store_n(dead, 1u, __ATOMIC_SEQ_CST);
-      if (cut) __atomic_store_n(cut, true, __ATOMIC_SEQ_CST);
-      slot->ring.fetch_add(1);
-      syscall(SYS_futex, &slot->ring, FUTEX_WAKE, 0x7fffffff, nullptr, nullptr, 0);
-    }
-  });
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+// A descriptor, or the OSError of the call that was to give it.
+int descriptor(int fd, const char* by) {
+  if (fd >= 0) return fd;
+  PyErr_SetFromErrnoWithFilename(PyExc_OSError, by);
+  throw nb::python_error();
 }
 
-void watch_supervisor(int pidfd) { watch(pidfd, POLLIN, reinterpret_cast<u32*>(&C.h->dead), nullptr); }
+// A thread that runs no Python. The program's signals are for its own threads. Throws std::system_error.
+template <class F>
+std::thread own_thread(F run) {
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  struct Back {
+    sigset_t& mask;
+    ~Back() { pthread_sigmask(SIG_SETMASK, &mask, nullptr); }
+  } back{before};
+  return std::thread(std::move(run));
+}
+
+// How a child of ours ended, which its parent may still wait for: its exit code, minus the signal, or 256 if nobody knows.
+i32 how_it_ended(int pidfd) {
+  siginfo_t info{};
+  if (waitid(idtype_t(3) /* P_PIDFD */, id_t(pidfd), &info, WEXITED | WNOWAIT | WNOHANG) != 0 || !info.si_pid) return 256;
+  return info.si_code == CLD_EXITED ? info.si_status : -info.si_status;
+}
+
+void unwatch();
+
+// The driver's is the one word that tells everybody; a guest that has lost its connection tells its own threads.
+// Takes over `link`, which is a pidfd if it is the driver's.
+void watch(int link, short events, Header* h, bool* cut) {
+  watcher.link = link;
+  Slot* slot = C.me;
+  try {
+    int stop = watcher.stop = descriptor(eventfd(0, EFD_CLOEXEC), "eventfd");
+    watcher.thread = own_thread([=] {
+      pollfd fds[2] = {{link, events, 0}, {stop, POLLIN, 0}};
+      while (poll(fds, 2, -1) < 0 && errno == EINTR) {
+      }
+      if (fds[0].revents & (events | POLLHUP)) {
+        if (h) {
+          h->supervisor_status.store(how_it_ended(link));
+          h->dead.store(1);
+        }
+        if (cut) __atomic_store_n(cut, true, __ATOMIC_SEQ_CST);
+        slot->ring.fetch_add(1);
+        syscall(SYS_futex, &slot->ring, FUTEX_WAKE, 0x7fffffff, nullptr, nullptr, 0);
+      }
+    });
+  } catch (...) {
+    unwatch();
+    throw;
+  }
+}
+
+void watch_supervisor(int pidfd) { watch(pidfd, POLLIN, C.h, nullptr); }
 
 void watch_connection(int fd) {
+  int link = descriptor(fcntl(fd, F_DUPFD_CLOEXEC, 3), "fcntl");
   watcher.connection = fd;
-  watch(fcntl(fd, F_DUPFD_CLOEXEC, 3), POLLRDHUP, nullptr, &C.cut);
+  watch(link, POLLRDHUP, nullptr, &C.cut);
 }
 
+// In the child of a fork too: there the thread is the parent's.
 void unwatch() {
-  if (!watcher.thread.joinable()) return;
-  u64 one = 1;
-  if (write(watcher.stop, &one, sizeof one) < 0) return;
-  {
-    NoGil nogil;
-    watcher.thread.join();
+  if (watcher.thread.joinable()) {
+    u64 one = 1;
+    if (C.forked) {
+      abandon(watcher.thread);
+    } else {
+      if (write(watcher.stop, &one, sizeof one) < 0) return;
+      NoGil nogil;
+      watcher.thread.join();
+    }
   }
-  close(watcher.stop);
-  close(watcher.link);
-  watcher.link = watcher.connection = -1;
+  for (int* fd : {&watcher.stop, &watcher.link})
+    if (*fd >= 0) close(std::exchange(*fd, -1));
+  watcher.connection = -1;
 }
 
 // False: this process may still touch the arena, or needs what it holds there. A guest must not say that it has left then.
 bool detach() {
   if (!S.attached) return true;
   bool guest = !C.forked && C.me->role.load() == ROLE_GUEST;
-  if (C.forked) {
-    if (watcher.thread.joinable()) abandon(watcher.thread);
-  } else {
-    unwatch();
-  }
+  unwatch();
   S.attached = false;
   S.epoch++;
   // Other threads of this process may be asleep in the arena. They wake, find the session gone, and raise.
@@ -224,10 +259,15 @@ bool detach() {
 // ring while armed, writes once, and waits to be armed again.
 class Bridge {
  public:
-  Bridge() : fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)), slot_(C.me) {
+  Bridge() : fd_(descriptor(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), "eventfd")), slot_(C.me) {
+    try {
+      thread_ = own_thread([this] { run(); });
+    } catch (...) {
+      ::close(fd_);
+      throw;
+    }
     S.mapping->users++;
     mapping_ = S.mapping;
-    thread_ = std::thread([this] { run(); });
   }
   ~Bridge() { close_(); }
   int fileno() const { return fd_; }
@@ -492,17 +532,21 @@ NB_MODULE(_core, m) {
   // sessions
   m.def("create_arena", [](u64 heap_bytes, u32 cpus) {
     return call([&] {
-      int fd = memfd_create("shoal", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-      if (fd < 0) throw Error(Error::FULL, std::string("cannot create the arena: ") + std::strerror(errno));
+      int event = descriptor(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), "eventfd"), fd = -1;
       try {
+        fd = descriptor(memfd_create("shoal", MFD_CLOEXEC | MFD_ALLOW_SEALING), "memfd_create");
         Client::format(fd, heap_bytes, cpus);
       } catch (...) {
-        close(fd);
+        if (fd >= 0) close(fd);
+        close(event);
         throw;
       }
-      return std::make_pair(fd, eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+      return std::make_pair(fd, event);
     });
   });
+  m.def("address_space", &Client::address_space);
+  m.def("main_interpreter", [] { return PyInterpreterState_Get() == PyInterpreterState_Main(); });
+  m.def("end_reason", [](const std::string& text) { std::strncpy(C.h->end_reason, text.c_str(), sizeof C.h->end_reason - 1); });
   m.def("attach", &attach);
   m.def("become", &become);
   m.def("detach", &detach);
@@ -530,6 +574,7 @@ NB_MODULE(_core, m) {
   });
   m.def("config", [] { return share(C.h->config); });
   m.def("label", [](const std::string& text) {
+    need_session();
     std::strncpy(C.me->label, text.c_str(), MAX_NAME - 1);
   });
   m.def("ring_seen", [] { return S.attached ? C.me->ring.load(std::memory_order_seq_cst) : 0; });
@@ -584,12 +629,13 @@ NB_MODULE(_core, m) {
   m.def("task_attempt", [](u64 task) { return task_at(task)->attempt; });
   m.def("task_id", [](u64 task) { return task_at(task)->id; });
   m.def("retry", [](u64 task) {  // one retry less; false: none is left
+    need_session();
     Task* t = task_at(task);
     if (t->retries == 0) return false;
     if (t->retries > 0) t->retries--;
     return true;
   });
-  m.def("mark_streamed", [](u64 task) { task_at(task)->submitted_ns = 1; });
+  m.def("mark_streamed", [](u64 task) { need_session(); task_at(task)->submitted_ns = 1; });
   m.def("producer", [](nb::handle ref) {  // the task that makes it: (slot that runs it or -1, task id, kind) or None
     Handle h = ref_handle(ref);
     Entry& e = C.entry(h);
@@ -635,34 +681,39 @@ NB_MODULE(_core, m) {
     return nb::steal(new_ref(h));
   });
   m.def("actor_alive", [](u64 h, u64 creation, bool keep) {
+    need_session();
     call([&] { C.actor_alive(h); });
     C.actor(h)->creation = keep ? creation : 0;
   });
   m.def("actor_dead", [](u64 h, nb::handle death) {
+    need_session();
     Handle d = ref_handle(death);
     return call([&] { return C.actor_dead(h, d); });
   });
-  m.def("actor_restarting", [](u64 h) { call([&] { C.actor_restarting(h); }); });
-  m.def("actor_drop_life", [](u64 h) { call([&] { C.actor_drop_life(h); }); });
-  m.def("actor_starts", [](u64 h) { call([&] { C.actor_starts(h); }); });
+  m.def("actor_restarting", [](u64 h) { need_session(); call([&] { C.actor_restarting(h); }); });
+  m.def("actor_drop_life", [](u64 h) { need_session(); call([&] { C.actor_drop_life(h); }); });
+  m.def("actor_starts", [](u64 h) { need_session(); call([&] { C.actor_starts(h); }); });
   m.def("actor_exists", [](u64 h) { return C.valid(h); });
   m.def("actor_death", [](u64 h) {
     Handle d = C.actor(h)->death;
     return d ? share(d) : nb::object(nb::none());
   });
   m.def("actor_info", &actor_info);
-  m.def("actor_leaves", [](u64 h) { return call([&] { return C.actor_leaves(h); }); });
+  m.def("actor_leaves", [](u64 h) { need_session(); return call([&] { return C.actor_leaves(h); }); });
   m.def("mail_count", [](u64 h) { return C.mail_count(h); });
   m.def("actor_close", [](u64 h, u32 how) {  // 1: after the mailbox, 2: now
+    need_session();
     Actor* a = C.actor(h);
     a->closing.store(how);
     if (a->state.load() == ACTOR_ALIVE) C.ring(a->slot.load());
   });
   m.def("cancel_creation", [](u64 h) {
+    need_session();
     Task* t = call([&] { return C.cancel_creation(h); });
     return t ? C.offset(t) : 0;
   });
   m.def("take_dead_mail", [](u64 h) {
+    need_session();
     Task* t = call([&] { return C.take_all_mail(h); });
     return t ? C.offset(t) : 0;
   });
@@ -703,6 +754,7 @@ NB_MODULE(_core, m) {
     return out;
   });
   m.def("ask", [](u32 slot, u32 bits) {  // has the supervisor kill or interrupt a process
+    need_session();
     C.slots[slot].command.fetch_or(bits);
     C.ring_supervisor();
   });
@@ -726,7 +778,7 @@ NB_MODULE(_core, m) {
   m.def("recover", [](u32 slot, bool death) { call([&] { C.recover(slot, death); }); });
   m.def("next_running", &next_running);
   m.def("task_info", &task_info);
-  m.def("finish_silent", [](u64 task) { call([&] { C.finish(task_at(task)); }); });
+  m.def("finish_silent", [](u64 task) { need_session(); call([&] { C.finish(task_at(task)); }); });
   m.def("sweep", [](u32 slot) {  // the actors that it had made, but not submitted
     call([&] { C.sweep(slot); });
     return std::exchange(C.stillborn, {});

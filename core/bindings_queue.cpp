@@ -193,6 +193,10 @@ int counter_set(PyObject* self, PyObject* value, void*) {
   w->store(v);
   return 0;
 }
+PyObject* counter_statistics(PyObject* self, PyObject*) {
+  auto* w = word_of(self);
+  return w ? Py_BuildValue("{s:L}", "value", (long long)w->load()) : nullptr;
+}
 PyObject* counter_int(PyObject* self) { return counter_get(self, nullptr); }
 PyObject* counter_repr(PyObject* self) {
   auto* c = reinterpret_cast<Counter*>(self);
@@ -238,11 +242,12 @@ PyObject* make_counter_at(PyObject*, PyObject* const* args, Py_ssize_t n) {
 }
 
 PyMethodDef counter_methods[] = {
-    {"add", (PyCFunction)(void*)counter_add, METH_FASTCALL, "add(n=1) -> int\n\nAdds n and returns the new value, in one step that nobody can get into."},
-    {"fetch_add", counter_fetch_add, METH_O, "fetch_add(n) -> int\n\nAdds n and returns the value before."},
-    {"exchange", counter_exchange, METH_O, "exchange(n) -> int\n\nSets the value and returns the one before."},
+    {"add", (PyCFunction)(void*)counter_add, METH_FASTCALL, "add($self, n=1, /)\n--\n\nAdds n and returns the new value, in one step that nobody can get into."},
+    {"fetch_add", counter_fetch_add, METH_O, "fetch_add($self, n, /)\n--\n\nAdds n and returns the value before."},
+    {"exchange", counter_exchange, METH_O, "exchange($self, n, /)\n--\n\nSets the value and returns the one before."},
     {"compare_exchange", (PyCFunction)(void*)counter_compare_exchange, METH_FASTCALL,
-     "compare_exchange(expected, new) -> bool\n\nSets the value to new if it is `expected`; says whether it did."},
+     "compare_exchange($self, expected, new, /)\n--\n\nSets the value to new if it is `expected`; says whether it did."},
+    {"statistics", counter_statistics, METH_NOARGS, "statistics($self)\n--\n\n`value`, as of this moment."},
     {"__reduce__", counter_reduce, METH_NOARGS, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };
@@ -276,7 +281,82 @@ PyObject* take_value(Handle h) {
   return v;
 }
 
-// list_op(ref, op, index, value): "at", "pop" -> the value or NotImplemented; "set", "insert" -> whether it could be done
+// Takes out the first item that is equal to `value`; says whether there was one. What is compared is what is taken out.
+PyObject* list_remove(PyObject* ref, PyObject* value) {
+  for (i64 i = 0;;) {
+    Queue* q;
+    if (!queue_arg(ref, &q)) return nullptr;
+    Handle h = guarded([&] { return C.queue_at(q, i); }, Handle(0)), taken = 0;
+    if (PyErr_Occurred()) return nullptr;
+    if (!h) Py_RETURN_FALSE;
+    u32 epoch = S.epoch;
+    PyObject* v = load(h);
+    int equal = v ? PyObject_RichCompareBool(v, value, Py_EQ) : -1;  // which may do anything, ending the session too
+    Py_XDECREF(v);
+    if (equal > 0 && queue_arg(ref, &q)) taken = guarded([&] { return C.queue_pop(q, i, h); }, Handle(0));
+    if (S.attached && S.epoch == epoch && !C.forked) {
+      C.release(h);
+      if (taken) C.release(taken);
+    }
+    if (equal < 0 || PyErr_Occurred()) return nullptr;
+    if (taken) Py_RETURN_TRUE;
+    i = equal ? 0 : i + 1;  // equal, but somebody has moved it: from the beginning
+  }
+}
+
+// The places that `function` gives for a list of all values, each once; -1: an error.
+bool order_of(PyObject* values, PyObject* function, std::vector<Py_ssize_t>& places) {
+  Py_ssize_t n = PyList_GET_SIZE(values);
+  PyObject* order = PyObject_CallOneArg(function, values);
+  PyObject* list = order ? PySequence_Tuple(order) : nullptr;
+  Py_XDECREF(order);
+  if (!list) return false;
+  std::vector<bool> seen(size_t(n), false);
+  bool ok = PyTuple_GET_SIZE(list) == n;
+  for (Py_ssize_t i = 0; ok && i < n; i++) {
+    Py_ssize_t k = PyLong_AsSsize_t(PyTuple_GET_ITEM(list, i));
+    ok = k >= 0 && k < n && !seen[size_t(k)];
+    if (ok) seen[size_t(k)] = true, places.push_back(k);
+  }
+  Py_DECREF(list);
+  if (!ok && !PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "an order has each place once");
+  return ok;
+}
+
+// Puts the items into the order that `function` says, in one step; begins again if the list changes meanwhile.
+PyObject* list_order(PyObject* ref, PyObject* function) {
+  for (bool done = false; !done;) {
+    Queue* q;
+    if (!queue_arg(ref, &q)) return nullptr;
+    u32 epoch = S.epoch;
+    std::vector<Handle> before, after;
+    PyObject* values = PyList_New(0);
+    bool ok = values;
+    while (ok) {
+      Handle h = guarded([&] { return C.queue_at(q, i64(before.size())); }, Handle(0));
+      ok = !PyErr_Occurred();
+      if (!ok || !h) break;
+      before.push_back(h);
+      PyObject* v = load(h);
+      ok = v && PyList_Append(values, v) == 0;
+      Py_XDECREF(v);
+      ok = ok && queue_arg(ref, &q);  // unpickling may do anything
+    }
+    std::vector<Py_ssize_t> places;
+    ok = ok && order_of(values, function, places) && queue_arg(ref, &q);
+    Py_XDECREF(values);
+    for (Py_ssize_t k : places) after.push_back(before[size_t(k)]);
+    ok = ok && guarded([&] { return done = C.queue_reorder(q, before, after), true; }, false);
+    if (S.attached && S.epoch == epoch && !C.forked)
+      for (Handle h : before) C.release(h);
+    if (!ok) return nullptr;
+    if (!done && !run_handlers()) return nullptr;
+  }
+  Py_RETURN_NONE;
+}
+
+// list_op(ref, op, index, value): "at", "pop" -> the value or NotImplemented; "set", "insert" -> whether it could be done;
+// "remove" -> whether it was there; "order": value is a function
 PyObject* list_op(PyObject*, PyObject* const* args, Py_ssize_t n) {
   Queue* q;
   if (n != 4) return PyErr_SetString(PyExc_TypeError, "list_op takes 4 arguments"), nullptr;
@@ -288,6 +368,8 @@ PyObject* list_op(PyObject*, PyObject* const* args, Py_ssize_t n) {
     case 'a': return take_value(guarded([&] { return C.queue_at(q, index); }, Handle(0)));
     case 'p': return take_value(guarded([&] { return C.queue_pop(q, index); }, Handle(0)));
     case 'c': return guarded([&] { return C.queue_clear(q), Py_NewRef(Py_None); }, nullptr);
+    case 'r': return list_remove(args[0], args[3]);
+    case 'o': return list_order(args[0], args[3]);
   }
   Handle h = make_item(args[3]);
   if (!h) return nullptr;

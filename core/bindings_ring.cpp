@@ -1,5 +1,6 @@
 // Sampling from a ring: drawing by priority, and gathering the records drawn into one batch.
 #include <algorithm>
+#include <cmath>
 
 #include "bindings.h"
 
@@ -96,7 +97,43 @@ PyObject* ring_draw(PyObject*, PyObject* const* args, Py_ssize_t n) {
   Py_RETURN_NONE;
 }
 
+// ring_update(tree, highest, places, priorities, capacity): sets leaves of a sum tree and the sums above them. Under the
+// ring's lock: what its holder's death leaves half changed is made good by whoever gets it next.
+PyObject* ring_update(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  if (!arity("ring_update", n, 5)) return nullptr;
+  Array tree(args[0], true, 8), highest(args[1], true, 8), places(args[2], false, 8), priorities(args[3], false, 8);
+  if (!tree.ok || !highest.ok || !places.ok || !priorities.ok) return nullptr;
+  i64 leaves = tree.length() / 2, capacity = PyLong_AsLongLong(args[4]);
+  if (capacity == -1 && PyErr_Occurred()) return nullptr;
+  Py_ssize_t count = places.length();
+  if (priorities.length() != count) return PyErr_SetString(PyExc_ValueError, "as many priorities as places"), nullptr;
+  const i64* at = places.as<i64>();
+  const double* given = priorities.as<double>();
+  for (Py_ssize_t i = 0; i < count; i++) {
+    if (at[i] < 0 || at[i] >= std::min(capacity, leaves)) return PyErr_SetString(PyExc_IndexError, "the ring has no such place"), nullptr;
+    if (!(given[i] > 0) || !std::isfinite(given[i]))
+      return PyErr_SetString(PyExc_ValueError, "a priority is a positive, finite number"), nullptr;
+  }
+  double* sums = tree.as<double>();
+  std::vector<i64> nodes(static_cast<size_t>(count));
+  for (Py_ssize_t i = 0; i < count; i++) {
+    nodes[size_t(i)] = at[i] + leaves;
+    sums[nodes[size_t(i)]] = given[i];
+    highest.as<double>()[0] = std::max(highest.as<double>()[0], given[i]);
+  }
+  for (i64 level = leaves; level > 1; level /= 2) {
+    i64 last = 0;
+    for (i64& node : nodes) {
+      node /= 2;
+      if (node != last) sums[node] = sums[2 * node] + sums[2 * node + 1];
+      last = node;
+    }
+  }
+  Py_RETURN_NONE;
+}
+
 PyMethodDef functions[] = {
+    {"ring_update", (PyCFunction)(void*)ring_update, METH_FASTCALL, nullptr},
     {"ring_gather", (PyCFunction)(void*)ring_gather, METH_FASTCALL, nullptr},
     {"ring_draw", (PyCFunction)(void*)ring_draw, METH_FASTCALL, nullptr},
     {nullptr, nullptr, 0, nullptr},

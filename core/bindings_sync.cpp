@@ -474,20 +474,20 @@ PyObject* new_lock(PyObject*, PyObject*) {
 
 PyMethodDef methods[] = {
     {"acquire", (PyCFunction)(void*)py_acquire, METH_FASTCALL | METH_KEYWORDS,
-     "acquire(blocking=True, timeout=None) -> bool\n\nTakes the lock; False if it could not be had in time (timeout in seconds, None or -1: no limit).\n"
+     "acquire($self, blocking=True, timeout=None)\n--\n\nTakes the lock; False if it could not be had in time (timeout in seconds, None or -1: no limit).\n"
      "Raises LockHolderDied if the last holder died holding it: the lock is yours then, what it guards may be half changed.\n"
      "In shared mode, and if the lock was made with on_death=\"poison\", it is not yours then."},
-    {"release", py_release, METH_NOARGS, "release()\n\nGives the lock back. RuntimeError if this thread does not hold it."},
-    {"locked", py_locked, METH_NOARGS, "locked() -> bool\n\nWhether anybody holds it at this moment, in either mode."},
+    {"release", py_release, METH_NOARGS, "release($self)\n--\n\nGives the lock back. RuntimeError if this thread does not hold it."},
+    {"locked", py_locked, METH_NOARGS, "locked($self)\n--\n\nWhether anybody holds it at this moment, in either mode."},
     {"shared", py_shared, METH_NOARGS,
-     "shared() -> Lock\n\nThe same lock in shared mode: many can hold it so at a time, while nobody holds it exclusively. A thread that\n"
+     "shared($self)\n--\n\nThe same lock in shared mode: many can hold it so at a time, while nobody holds it exclusively. A thread that\n"
      "holds it in shared mode may take it so again; it cannot go over to exclusive mode without releasing it first.\n\n"
      ">>> import shoal\n>>> lock = shoal.lock()\n>>> with lock.shared():\n...     with lock.shared():\n...         lock.acquire(blocking=False)\nFalse"},
     {"recover", (PyCFunction)(void*)py_recover, METH_FASTCALL,
-     "recover(repair=None) -> bool\n\nDeclares that what the lock guards is whole again after a holder's death; True if a holder had died.\n"
+     "recover($self, repair=None, /)\n--\n\nDeclares that what the lock guards is whole again after a holder's death; True if a holder had died.\n"
      "`repair()` is called first, with the lock held; if it raises, nothing has changed."},
     {"statistics", py_statistics, METH_NOARGS,
-     "statistics() -> dict\n\nholder (pid or None), readers (pid: times), waiters, acquisitions, holder_died, as of this moment."},
+     "statistics($self)\n--\n\nholder (pid or None), readers (pid: times), waiters, acquisitions, holder_died, as of this moment."},
     {"_async_begin", py_async_begin, METH_O, nullptr},
     {"_async_check", (PyCFunction)(void*)py_async_check, METH_FASTCALL, nullptr},
     {"_async_leave", py_async_leave, METH_O, nullptr},

@@ -508,13 +508,13 @@ PyObject* new_versioned(PyObject*, PyObject* value) {
 
 PyMethodDef methods[] = {
     {"get", py_get, METH_NOARGS,
-     "get() -> the newest complete version\n\n"
+     "get($self)\n--\n\nThe newest complete version.\n\n"
      "Its arrays are read-only views of the shared memory, without a copy. They never change, and the version lives, for\n"
      "as long as you hold any of them; to see a newer version call get() again. Waits for nobody: about a microsecond."},
     {"get_with_version", py_get_with_version, METH_NOARGS,
-     "get_with_version() -> (value, version)\n\nget(), and which version it is."},
+     "get_with_version($self)\n--\n\n(value, version): get(), and which version it is."},
     {"wait", (PyCFunction)(void*)py_wait, METH_VARARGS | METH_KEYWORDS,
-     "wait(newer_than=None, timeout=None) -> version or None\n\n"
+     "wait($self, newer_than=None, timeout=None)\n--\n\n"
      "Waits for a version newer than `newer_than` (default: than the present one) and returns the number of the newest,\n"
      "or None if there was none within `timeout` seconds (None: no limit; 0: only look)."},
     {"_publish", (PyCFunction)(void*)py_publish, METH_FASTCALL, nullptr},

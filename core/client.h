@@ -125,6 +125,7 @@ struct Client {
 
   // arena.cpp -- creating and mapping
   static u64 arena_bytes(u64 heap_bytes);
+  static u64 address_space(u64 heap_bytes);  // that a participant reserves
   static void format(int memfd, u64 heap_bytes, u32 cpus);
   void attach(int memfd, int eventfd);
   void detach();
@@ -345,10 +346,13 @@ struct Client {
   void queue_grow(Queue* q);
   Handle queue_at(Queue* q, i64 index);        // comes with a reference of ours; 0: there is none
   bool queue_set(Queue* q, i64 index, Handle item);     // takes over our reference to item
-  Handle queue_pop(Queue* q, i64 index);       // 0: there is none
+  Handle queue_pop(Queue* q, i64 index, Handle only = 0);  // 0: there is none, or another than `only`
   bool queue_insert(Queue* q, i64 index, Handle item);
   void queue_clear(Queue* q);
+  bool queue_reorder(Queue* q, const std::vector<Handle>& before, const std::vector<Handle>& after);
   void rebuild(Tx& tx, Queue* q, u64 at, Handle item);
+  Handle* new_items(Tx& tx, Queue* q, Offset* block);
+  void swap_items(Tx& tx, Queue* q, Offset block, u64 n);
   bool exchange(Tx& tx, Handle item, Handle old);
   void count_in(Tx& tx, Handle item);
   void take_over(Tx& tx, Handle item);         // our reference becomes the container's

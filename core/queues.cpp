@@ -205,8 +205,9 @@ bool Client::queue_set(Queue* q, i64 index, Handle item) {
   return true;
 }
 
-// From the ends in one step; from the middle by a new block without the item, like queue_grow.
-Handle Client::queue_pop(Queue* q, i64 index) {
+// From the ends in one step; from the middle by a new block without the item, like queue_grow. `only`: not 0, and we have a
+// reference to it, so that nothing else can have its handle.
+Handle Client::queue_pop(Queue* q, i64 index, Handle only) {
   u64 at_;
   Handle item;
   {
@@ -215,6 +216,7 @@ Handle Client::queue_pop(Queue* q, i64 index) {
     if (!place(q, index, &at_)) return 0;
     u64 head = q->head.load(std::memory_order_relaxed), tail = q->tail.load(std::memory_order_relaxed);
     item = at<Handle>(q->items)[at_ % q->room];
+    if (only && item != only) return 0;
     hand_out(tx, item, false);
     if (at_ == head) tx.set(q->head, head + 1);
     else if (at_ == tail - 1) tx.set(q->tail, tail - 1);
@@ -246,11 +248,8 @@ bool Client::queue_insert(Queue* q, i64 index, Handle item) {
 
 // [Queue::lock, and the item's Entry::lock: the heap's comes last] A new block with `item` before place `at_`, or without the item at that place (item 0).
 void Client::rebuild(Tx& tx, Queue* q, u64 at_, Handle item) {
-  u64 size = q->room * sizeof(Handle);
-  // The class may be refilled only outside of a change; a run of pages needs no refill.
-  Offset block = alloc_block(tx, std::max<u64>(size, SMALL_LIMIT + 1));
-  commit_block(block, std::max<u64>(size, SMALL_LIMIT + 1));
-  auto* to = at<Handle>(block);
+  Offset block;
+  Handle* to = new_items(tx, q, &block);
   const auto* from = at<Handle>(q->items);
   u64 head = q->head.load(), tail = q->tail.load(), n = 0;
   for (u64 k = head; k < tail; k++) {
@@ -259,10 +258,39 @@ void Client::rebuild(Tx& tx, Queue* q, u64 at_, Handle item) {
     to[n++] = from[k % q->room];
   }
   if (at_ == tail && item) to[n++] = item;
+  swap_items(tx, q, block, n);
+}
+
+// [Queue::lock] A block of the size of that of the items.
+Handle* Client::new_items(Tx& tx, Queue* q, Offset* block) {
+  // The class may be refilled only outside of a change; a run of pages needs no refill.
+  u64 size = std::max<u64>(q->room * sizeof(Handle), SMALL_LIMIT + 1);
+  *block = alloc_block(tx, size);
+  commit_block(*block, size);
+  return at<Handle>(*block);
+}
+
+// [Queue::lock] It takes the place of the old block, with n items in it.
+void Client::swap_items(Tx& tx, Queue* q, Offset block, u64 n) {
   free_block(tx, q->items);
   tx.set(q->items, block);
   tx.set(q->head, u64(0));
   tx.set(q->tail, n);
+}
+
+// `after`, the items in another order, if they are still those of `before`, of which the caller has references.
+bool Client::queue_reorder(Queue* q, const std::vector<Handle>& before, const std::vector<Handle>& after) {
+  Tx tx(*this);
+  tx.lock(q->lock);
+  u64 head = q->head.load(std::memory_order_relaxed), n = q->tail.load(std::memory_order_relaxed) - head;
+  if (n != before.size()) return false;
+  for (u64 k = 0; k < n; k++)
+    if (at<Handle>(q->items)[(head + k) % q->room] != before[k]) return false;
+  Offset block;
+  std::copy(after.begin(), after.end(), new_items(tx, q, &block));
+  swap_items(tx, q, block, n);
+  tx.commit();
+  return true;
 }
 
 void Client::queue_clear(Queue* q) {

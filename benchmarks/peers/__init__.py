@@ -69,7 +69,8 @@ _PUT_GB = ("put_gb", "put_gb_written")
 _LOCKS = ("lock_1", "lock_2", "lock_2_fair", "lock_4", "lock_4_fair")
 _QUEUES = ("queue_one", "queue_lists")
 _COUNTERS = ("counter_1", "counter_2", "counter_4")
-_CHANGES = ("seen_asleep", "versioned_get", *_QUEUES, "dict_set", "dict_get")
+_READERS = ("readers_1", "readers_2", "readers_4")
+_CHANGES = (*_READERS, "seen_asleep", "versioned_get", *_QUEUES, "dict_set", "dict_get")
 _PROGRAMS = ("numerical", "stateful", "costly_start")
 _BUSY = ("numerical_busy", "stateful_busy", "costly_start_busy")
 _ALL = (
@@ -90,11 +91,12 @@ PEERS: dict[str, Spec] = {
     "joblib": Spec("executors", "Joblib", "joblib", (*_STARTUP, *_TASKS)),
     "xoscar": Spec("xoscar_pool", "Xoscar", "xoscar", (*_STARTUP, *_ACTORS)),
     "faster-fifo": Spec("sharing_processes", "FasterFifo", "faster_fifo", (*_QUEUES, "queue_batch")),
+    "lmdb": Spec("sharing_processes", "Lmdb", "lmdb", ("dict_set", "dict_get")),
     "serial": Spec("serial", "Serial", "", (*_PROGRAMS, *IDEALS)),
 }  # fmt: skip
 PHYSICAL = "physical"
 # What a reader compares with is the best of these, besides Ray; the others explain a figure.
-RIVALS = ("multiprocessing", "multiprocessing, by hand", "concurrent.futures", "joblib", "xoscar", "faster-fifo")
+RIVALS = ("multiprocessing", "multiprocessing, by hand", "concurrent.futures", "joblib", "xoscar", "faster-fifo", "lmdb")
 
 
 def load(name: str, cores: int) -> Peer:

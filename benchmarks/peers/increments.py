@@ -35,12 +35,13 @@ class Contest:
 
 
 def between(start: float, seconds: float, batch: Callable[[], int]) -> int:
-    """Run `batch`, which returns how much it did, from `start` for so many seconds; returns the sum."""
+    """Run `batch`, which returns how much it did, from `start` for so many seconds, at least once; returns the sum."""
     clock, end, done = time.monotonic, start + seconds, 0
     time.sleep(max(0.0, start - clock()))
-    while clock() < end:
+    while True:
         done += batch()
-    return done
+        if clock() >= end:
+            return done
 
 
 def check(counts: Sequence[int], value: int) -> None:

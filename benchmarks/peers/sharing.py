@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import Plan
+from benchmarks.peers.increments import between
 
 BATCH = 100  # items put or got at a time, where that is what is measured
 QUEUE_ROOM = 10_000
@@ -26,6 +27,23 @@ def transitions(plan: Plan) -> int:
 def frames(count: int, seed: int = 0) -> Any:
     """So many transitions."""
     return np.random.default_rng(seed).integers(0, 255, (count, *FRAME), np.uint8)
+
+
+def table() -> Any:
+    """What is read under the lock."""
+    return np.arange(4096.0)
+
+
+def read_all(lock: Any, array: Any, start: float, seconds: float) -> int:
+    """How often the sum was read under the lock in that time."""
+
+    def batch() -> int:
+        for _ in range(20):
+            with lock:
+                array.sum()
+        return 20
+
+    return between(start, seconds, batch)
 
 
 def flow(get: Callable[[], int], plan: Plan) -> list[float]:

@@ -1,8 +1,13 @@
-"""The group "sharing" with multiprocessing's own means, and the queue of the package faster-fifo (written in C++)."""
+"""The group "sharing" with multiprocessing's own means, the queue of the package faster-fifo (written in C++), and lmdb.
+
+lmdb (written in C) keeps a table in a file that all processes map; here it lies in memory, and nothing is synced.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
+import pickle
+import tempfile
 from contextlib import contextmanager
 from queue import Full
 from typing import Any
@@ -11,6 +16,7 @@ import numpy as np
 
 from benchmarks.measure import Plan, rates
 from benchmarks.peers import Loop, Peer, sharing
+from benchmarks.peers.increments import Contest
 
 
 @contextmanager
@@ -60,6 +66,9 @@ def _fill(queue: Any, batch: int) -> None:
 def loops() -> dict[str, Loop]:
     """What multiprocessing has."""
     return {
+        "readers_1": lambda plan: _readers(1, plan),
+        "readers_2": lambda plan: _readers(2, plan),
+        "readers_4": lambda plan: _readers(4, plan),
         "seen_spinning": _seen,
         "seen_asleep": _woken,
         "versioned_get": _versioned,
@@ -68,6 +77,29 @@ def loops() -> dict[str, Loop]:
         "dict_set": lambda plan: _dict(True, plan),
         "dict_get": lambda plan: _dict(False, plan),
     }
+
+
+def _readers(processes: int, plan: Plan) -> list[float]:
+    state: Any = multiprocessing.Array("d", len(sharing.table()))  # with its lock, the only one there is
+    context: Any = multiprocessing
+    orders, results = context.SimpleQueue(), context.SimpleQueue()
+    started = [multiprocessing.Process(target=_read, args=(state, orders, results), daemon=True) for _ in range(processes)]
+    for process in started:
+        process.start()
+    for _ in started:
+        results.get()  # it is there
+    contest = Contest.announce(plan)
+    for _ in started:
+        orders.put((contest.start, contest.seconds))
+    counts = [results.get() for _ in started]
+    for process in started:
+        process.join()
+    return contest.finished(counts).rate()
+
+
+def _read(state: Any, orders: Any, results: Any) -> None:
+    results.put(0)
+    results.put(sharing.read_all(state.get_lock(), _array(state.get_obj(), "d"), *orders.get()))
 
 
 def _seen(plan: Plan) -> list[float]:
@@ -162,3 +194,33 @@ class FasterFifo(Peer):
 
         with _process(_fill_fifo, queue, batch, singly):
             return sharing.flow(get, plan)
+
+
+class Lmdb(Peer):
+    """Its table, in the memory of /dev/shm. A transaction for each operation, as each of the others is seen by all at once."""
+
+    def __enter__(self) -> Lmdb:
+        import lmdb
+
+        self.folder = tempfile.TemporaryDirectory(prefix="shoal-bench-", dir="/dev/shm")
+        self.table = lmdb.open(self.folder.name, map_size=1 << 24, writemap=True, sync=False, metasync=False)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.table.close()
+        self.folder.cleanup()
+
+    def loops(self) -> dict[str, Loop]:
+        return {"dict_set": lambda plan: rates(self.set, 1, plan), "dict_get": self.measure_get}
+
+    def set(self) -> None:
+        with self.table.begin(write=True) as transaction:
+            transaction.put(b"key", pickle.dumps(0))
+
+    def get(self) -> Any:
+        with self.table.begin() as transaction:
+            return pickle.loads(transaction.get(b"key"))
+
+    def measure_get(self, plan: Plan) -> list[float]:
+        self.set()
+        return rates(self.get, 1, plan)

@@ -11,6 +11,7 @@ import numpy as np
 
 from benchmarks.measure import Plan, rates
 from benchmarks.peers import Loop, sharing
+from benchmarks.peers.increments import Contest, between
 
 
 class _Holder:
@@ -18,6 +19,7 @@ class _Holder:
 
     def __init__(self) -> None:
         self.values = {"key": 0}
+        self.table = sharing.table()
         self.latest: list[Any] = []
         self.number = 0
 
@@ -29,6 +31,9 @@ class _Holder:
 
     def get(self, key: str) -> Any:
         return self.values[key]
+
+    def total(self) -> float:
+        return float(self.table.sum())
 
     def publish(self, refs: list[Any]) -> None:
         self.latest = refs
@@ -84,6 +89,18 @@ class _Partner:
             except Full:
                 pass
 
+    def ready(self) -> int:
+        return os.getpid()
+
+    def read(self, holder: Any, start: float, seconds: float) -> int:
+        import ray
+
+        def once() -> int:
+            ray.get(holder.total.remote())
+            return 1
+
+        return between(start, seconds, once)
+
     def rewrite(self, holder: Any) -> None:
         import ray
 
@@ -104,6 +121,9 @@ class SharingRay:
 
     def loops(self) -> dict[str, Loop]:
         return {
+            "readers_1": lambda plan: self.readers(1, plan),
+            "readers_2": lambda plan: self.readers(2, plan),
+            "readers_4": lambda plan: self.readers(4, plan),
             "seen_asleep": self.woken,
             "versioned_get": self.versioned,
             "queue_one": lambda plan: self.queue(0, True, plan),
@@ -121,6 +141,18 @@ class SharingRay:
             yield actor
         finally:
             self.api.kill(actor)
+
+    def readers(self, processes: int, plan: Plan) -> list[float]:
+        api = self.api
+        with self.actor(_Holder) as holder:
+            remote = api.remote(num_cpus=0)(_Partner)
+            actors = [remote.remote() for _ in range(processes)]
+            api.get([actor.ready.remote() for actor in actors])
+            contest = Contest.announce(plan)
+            counts = api.get([actor.read.remote(holder, contest.start, contest.seconds) for actor in actors])
+            for actor in actors:
+                api.kill(actor)
+            return contest.finished(counts).rate()
 
     def woken(self, plan: Plan) -> list[float]:
         with self.actor(_News) as news, self.actor(_Partner) as partner:

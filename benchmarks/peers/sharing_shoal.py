@@ -33,6 +33,11 @@ class _Partner:
 
         return between(start, seconds, batch)
 
+    def read(self, refs: list[Any], start: float, seconds: float) -> int:
+        import shoal
+
+        return sharing.read_all(shoal.lock(refs[0]).shared(), shoal.get(refs[0]), start, seconds)
+
     def answer(self, refs: list[Any]) -> None:
         import shoal
 
@@ -61,6 +66,9 @@ class SharingShoal:
             "counter_1": self.counter,
             "counter_2": lambda plan: self.contest(2, plan).rate(),
             "counter_4": lambda plan: self.contest(4, plan).rate(),
+            "readers_1": lambda plan: self.readers(1, plan),
+            "readers_2": lambda plan: self.readers(2, plan),
+            "readers_4": lambda plan: self.readers(4, plan),
             "seen_spinning": self.seen,
             "seen_asleep": self.woken,
             "versioned_get": self.versioned,
@@ -100,6 +108,14 @@ class SharingShoal:
             check(counts, counter.value)
             self.contests[processes] = contest.finished(counts)
         return self.contests[processes]
+
+    def readers(self, processes: int, plan: Plan) -> list[float]:
+        ref, remote = self.api.put(sharing.table(), mutable=True), self.api.remote(num_cpus=0)(_Partner)
+        actors = [remote.remote() for _ in range(processes)]
+        self.api.get([actor.ready.remote() for actor in actors])
+        contest = Contest.announce(plan)
+        counts = self.api.get([actor.read.remote([ref], contest.start, contest.seconds) for actor in actors])
+        return contest.finished(counts).rate()
 
     def seen(self, plan: Plan) -> list[float]:
         refs = [self.api.put(np.zeros(1, np.int64), mutable=True) for _ in range(2)]

@@ -14,7 +14,7 @@ The public names are all here. Where they live:
 
 from typing import Any
 
-from shoal import _futures, actor, exceptions, remote_function, runtime_context, sync, util
+from shoal import _futures, _requirements, actor, exceptions, remote_function, runtime_context, sync, util
 from shoal._api import (
     available_resources,
     cancel,
@@ -43,6 +43,7 @@ from shoal.runtime_context import get_runtime_context
 from shoal.sync import lock
 from shoal.versioned import Versioned
 
+_requirements.check()
 _futures.install()
 
 ObjectID = ObjectRef  # Ray's older name

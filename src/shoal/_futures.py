@@ -246,12 +246,15 @@ def close_all() -> None:
     _waiters.clear()
 
 
-def forget_all() -> None:
-    """This process is a fork: the loops and their threads are the parent's."""
-    global _background, _lock
-    _waiters.clear()
-    _background = None
+def _after_fork_in_child() -> None:
+    """The loops and their threads are the parent's, and another thread of it may have held the lock."""
+    global _background, _lock, _waiters
     _lock = threading.Lock()
+    _background = None
+    _waiters = weakref.WeakKeyDictionary()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _hex(self: Any) -> str:

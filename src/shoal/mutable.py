@@ -1,16 +1,13 @@
-"""Arrays made directly in shared memory, freezing, and arrays of one's own over immutable memory."""
+"""Arrays made directly in shared memory, and freezing."""
 
 from __future__ import annotations
 
 import gc
-import io
 import os
-import pickle
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from shoal import serialization
+from shoal import _core, serialization
 from shoal._core import ObjectRef
 from shoal.engine import current
 from shoal.exceptions import NotMutableError, WritableViewsError
@@ -98,6 +95,8 @@ def _dimensions(shape: Any) -> tuple[int, ...]:
     try:
         dimensions = (operator.index(shape),)
     except TypeError:
+        if not isinstance(shape, Iterable):
+            raise TypeError(f"a shape is an integer or a sequence of integers, not {shape!r}") from None
         dimensions = tuple(operator.index(n) for n in shape)
     if any(n < 0 for n in dimensions):
         raise ValueError(f"a shape has no negative numbers in it: {shape!r}")
@@ -114,7 +113,8 @@ def freeze(ref: ObjectRef) -> ObjectRef:
     inherited are not seen.)
 
     Raises:
-        WritableViewsError: there are writable views; `pids` says in which processes.
+        WritableViewsError: there are writable views; the message names the actors and tasks that hold them, `pids` their
+            processes.
         NotMutableError: the object was never mutable, or is not made yet.
         TypeError: this is no ObjectRef.
 
@@ -141,7 +141,11 @@ def freeze(ref: ObjectRef) -> ObjectRef:
         gc.collect()
         pids = engine.freeze(ref)
     if pids:
-        who = ", ".join(f"process {pid}{' (this one)' if pid == os.getpid() else ''}" for pid in pids)
+        labels = {process["pid"]: process["label"] for process in _core.processes()}
+        who = ", ".join(
+            f"process {pid} (this one)" if pid == os.getpid() else f"{labels.get(pid) or 'a worker'} (process {pid})"
+            for pid in pids
+        )
         error = WritableViewsError(
             f"cannot freeze the object: there are writable views of it in {who}. Drop them first: `del` the "
             "arrays that get() returned and what was made from them, slices and tensors too"
@@ -149,40 +153,3 @@ def freeze(ref: ObjectRef) -> ObjectRef:
         error.pids = tuple(pids)
         raise error
     return ref
-
-
-# -- get(ref, private=True) and the drafts of a Versioned ---------------------------------------------------
-
-
-class _MakesWritable(type):
-    def __call__(cls, shape: Any, dtype: Any = float, buffer: Any = None, *rest: Any) -> Any:
-        import numpy
-
-        if type(buffer) is bytes:  # a small array, whose data lies in the pickle itself
-            buffer = bytearray(buffer)
-        elif type(buffer) is memoryview:  # from a read-only array; what is behind the view may be written
-            buffer = buffer.obj
-        return numpy.ndarray(shape, dtype, buffer, *rest)
-
-    def __getattr__(cls, name: str) -> Any:
-        import numpy
-
-        return getattr(numpy.ndarray, name)
-
-
-class _WritableArray(metaclass=_MakesWritable):
-    """In the place of `numpy.ndarray` while a pickle is read: the arrays it makes can be written."""
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if module == "numpy" and name == "ndarray":
-            return _WritableArray
-        return super().find_class(module, name)
-
-
-def deserialize_private(meta: Any, buffers: Sequence[Any]) -> Any:
-    """`serialization.deserialize` over writable buffers: every NumPy array can be written, small ones too."""
-    if "numpy" not in sys.modules:
-        import numpy  # noqa: F401
-    return _Unpickler(io.BytesIO(meta), buffers=buffers).load()

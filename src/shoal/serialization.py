@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TextIO
 
 from shoal._code import CodeReducer
-from shoal.exceptions import NotMutableError, PicklingError, ShoalError
+from shoal.exceptions import PicklingError, ShoalError
 
 PROTOCOL = 5
 INBAND_LIMIT = 1024
@@ -228,127 +228,6 @@ def dumps_by_value(obj: Any) -> bytes:
     return out.stream.getvalue()
 
 
-# --- serialize_mutable --------------------------------------------------------------------------------------
-
-
-def serialize_mutable(value: Any, name: str = "value") -> tuple[bytes, Buffers]:
-    """Like `serialize`, for `put(value, mutable=True)`: all arrays in `value` are out-of-band, however small.
-
-    Given writable buffers, `deserialize` returns writable arrays and dense CPU tensors, also where the
-    original was read-only or not contiguous. A `bytearray`, `array.array` or `memoryview` comes back as a
-    writable `memoryview` of the shared memory: it cannot be resized, so it is no bytearray any more. Arrays
-    that overlapped no longer do. Raises `NotMutableError` if nothing in `value` can be shared, or an array in
-    it cannot.
-    """
-    _keep_current()
-    try:
-        meta, buffers = _Sharing().dump(value, by_value=False)
-    except _FINAL:
-        raise
-    except Exception:
-        pass
-    else:
-        if not _must_go_by_value(meta):
-            return meta, buffers
-    try:
-        return _Sharing().dump(value, by_value=True)
-    except Exception as error:
-        _fail(value, name, error)
-
-
-class _Sharing(_Collector):
-    """One attempt to pickle a value whose arrays are all to be shared."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.marks: dict[int, tuple[pickle.PickleBuffer, memoryview]] = {}
-        self.bytearrays: dict[int, tuple[int, bytearray]] = {}
-        self.array_types: tuple[type, ...] = ()
-
-    def dump(self, value: Any, by_value: bool) -> tuple[bytes, Buffers]:
-        table = _by_value_table(self.reducers()) if by_value else self.reducers()
-        _pickler_type(by_value, mutable=True)(self, table).dump(value)
-        if not self.marks and not self.bytearrays:
-            raise NotMutableError(
-                f"a {_type_name(value)} with no array, tensor or bytearray in it cannot be mutable: wrap a "
-                "number in np.array(...), use a shared container or an actor, or put it without mutable=True"
-            )
-        meta = self.stream.getvalue()
-        if not self.bytearrays:
-            return meta, self.buffers
-        # pickle.loads knows no persistent ids, so the pickle that uses them is an argument in another one.
-        views = [memoryview(original) for _, original in self.bytearrays.values()]
-        marks = [_placeholder() for _ in views], [_placeholder() for _ in self.buffers]
-        return _dumps_call(_load_with_bytearrays, meta, *marks), views + self.buffers
-
-    def reducers(self) -> dict[type, Reducer]:
-        table = {**_table, memoryview: self.reduce_memoryview}
-        if (numpy := sys.modules.get("numpy")) and "numpy" in _active:
-            self.array_types += (numpy.ndarray,)
-            table[numpy.ndarray] = self.reduce_ndarray
-            table[numpy.memmap] = lambda array: self.reduce_ndarray(array.view(numpy.ndarray))
-        if (torch := sys.modules.get("torch")) and "torch" in _active:
-            self.array_types += (torch.Tensor,)
-            table[torch.Tensor] = table[torch.nn.Parameter] = self.reduce_tensor
-        if array := sys.modules.get("array"):
-            table[array.array] = self.reduce_memoryview
-        return {**table, **_custom}
-
-    def look_at(self, obj: Any, table: dict[type, Reducer]) -> int | None:
-        """The persistent id of a bytearray: the C pickler asks no reducer about one, but it does ask this."""
-        if type(obj) is bytearray:
-            return self.bytearrays.setdefault(id(obj), (len(self.bytearrays), obj))[0]
-        if isinstance(obj, self.array_types) and type(obj) not in table:
-            raise NotMutableError(f"a {_type_name(obj)} cannot be shared: only plain arrays and tensors can")
-        return None
-
-    def share(self, view: memoryview) -> pickle.PickleBuffer:
-        # The array may be read-only here, and pickle would make it so for everybody; hence a stand-in.
-        mark = _placeholder()
-        self.marks[id(mark)] = mark, view
-        return mark
-
-    def keep(self, buffer: pickle.PickleBuffer) -> bool:
-        if id(buffer) not in self.marks:
-            return super().keep(buffer)
-        self.buffers.append(self.marks[id(buffer)][1])
-        return False
-
-    def reduce_ndarray(self, array: Any) -> Reduced:
-        if not _is_plain_memory(array.dtype):
-            raise NotMutableError(
-                f"an array of dtype {array.dtype} cannot be shared: it refers to objects of this process. "
-                "Use a dtype of fixed width, or put it without mutable=True"
-            )
-        array = array if array.flags.forc else array.copy()
-        return _rebuilt_ndarray(array, self.share(pickle.PickleBuffer(_flat(array)).raw()))
-
-    def reduce_tensor(self, tensor: Any) -> Reduced:
-        data = _tensor_bytes(tensor)
-        if data is None:
-            where = f"a {tensor.layout} tensor on {tensor.device}"
-            raise NotMutableError(f"{where} cannot be shared: it must be dense, on the CPU and without hooks")
-        return _rebuilt_tensor(tensor, self.share(memoryview(data)))
-
-    def reduce_memoryview(self, source: Any) -> Reduced:  # also an array.array
-        view = memoryview(source)
-        flat = view.cast("B") if view.c_contiguous and view.nbytes else memoryview(view.tobytes())
-        return _rebuild_memoryview, (self.share(flat), view.format, view.shape)
-
-
-class _BytearrayUnpickler(pickle.Unpickler):
-    views: Sequence[memoryview]
-
-    def persistent_load(self, index: int) -> memoryview:
-        return self.views[index]
-
-
-def _load_with_bytearrays(meta: bytes, shared: list[Any], buffers: list[Any]) -> Any:
-    unpickler = _BytearrayUnpickler(io.BytesIO(meta), buffers=buffers)
-    unpickler.views = [memoryview(view) for view in shared]
-    return unpickler.load()
-
-
 # --- reducers ---------------------------------------------------------------------------------------------
 
 
@@ -460,8 +339,12 @@ def _rebuild_tensor(data: Any, dtype: Any, shape: tuple[int, ...], requires_grad
         _torch_warned = True
     full = memoryview(data).nbytes > 0
     tensor = torch.frombuffer(data, dtype=dtype).view(shape) if full else torch.empty(shape, dtype=dtype)
+    return _dressed_tensor(tensor, requires_grad, is_parameter, attributes)
+
+
+def _dressed_tensor(tensor: Any, requires_grad: bool, is_parameter: bool, attributes: Any) -> Any:
     if is_parameter:
-        tensor = torch.nn.Parameter(tensor, requires_grad=requires_grad)
+        tensor = sys.modules["torch"].nn.Parameter(tensor, requires_grad=requires_grad)
     elif requires_grad:
         tensor.requires_grad_()
     tensor.__dict__.update(attributes)

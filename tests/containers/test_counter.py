@@ -18,6 +18,10 @@ def test_the_operations():
     assert [10, 20, 30][shoal.Counter(1)] == 20
 
 
+def test_statistics():
+    assert shoal.Counter(5).statistics() == {"value": 5}
+
+
 def test_it_wraps_around():
     assert shoal.Counter(2**63 - 1).add() == -(2**63)
 

@@ -148,6 +148,100 @@ def test_list_and_value_from_several_processes():
     assert repr(best) == "Value(900)" and best.statistics() == {"locked": False}
 
 
+def test_operators_of_dict():
+    d = shoal.Dict({"a": 1, "b": 2})
+    assert d | {"b": 3} == {"a": 1, "b": 3} and {"b": 3} | d == {"b": 2, "a": 1}
+    assert list(reversed(d)) == ["b", "a"] and d.copy() == {"a": 1, "b": 2} and type(d.copy()) is dict
+    same = d
+    d |= {"c": 3}
+    d.update([("d", 4)], e=5)
+    assert same is d and same.copy() == {"a": 1, "b": 2, "c": 3, "d": 4, "e": 5}
+    assert dict(shoal.Dict.fromkeys("xy", 0)) == {"x": 0, "y": 0} and {**d} == d.copy() and d == dict(d)
+    match d:
+        case {"a": a, **_rest}:
+            assert a == 1
+    with pytest.raises(TypeError):
+        d | [1]
+
+
+def test_operators_of_list():
+    values = shoal.List([3, 1, 2, 1])
+    assert values + [5] == [3, 1, 2, 1, 5] and [5] + values == [5, 3, 1, 2, 1] and values.copy() == [3, 1, 2, 1]
+    values += [0]
+    assert 2 in values and values.count(1) == 2 and values.index(2) == 2 and list(reversed(values)) == [0, 1, 2, 1, 3]
+    values.remove(1)
+    values.reverse()
+    assert values == [0, 1, 2, 3]
+    values.sort(key=lambda x: x % 2, reverse=True)  # stable, as list.sort is
+    assert values == [1, 3, 0, 2]
+    values.sort()
+    assert values == [0, 1, 2, 3] and values[1:3] == [1, 2]
+    with pytest.raises(ValueError, match="not in the List"):
+        values.remove(7)
+    with pytest.raises(ZeroDivisionError):
+        values.sort(key=lambda x: 1 // x)
+    with pytest.raises(TypeError):
+        shoal.List([1, "a"]).sort()
+    assert values == [0, 1, 2, 3]
+    empty = shoal.List()
+    empty.sort()
+    empty.reverse()
+    assert empty == []
+
+
+def test_a_comparison_that_changes_the_list():
+    class Meddler:
+        """Equal to nothing, and changes the list while it is compared."""
+
+        def __init__(self, values):
+            self.values = values
+
+        def __eq__(self, other):
+            if len(self.values) < 20:
+                self.values.insert(0, -1)
+            return other == 3
+
+        __hash__ = None
+
+    values = shoal.List([1, 2, 3, 4])
+    values.remove(Meddler(values))
+    assert [v for v in values if v > 0] == [1, 2, 4] and len(values) == 19
+    counted = shoal.Counter()
+
+    def key(value):
+        if counted.add() < 5:
+            values.append(100)
+        return value
+
+    values.sort(key=key)  # begins again as long as the list changes meanwhile
+    assert values == sorted(values.copy()) and values.count(100) == 4
+
+
+def test_what_is_removed_is_what_was_found():
+    """Many remove and append at once: as many go as were removed, of each kind."""
+
+    @shoal.remote(num_cpus=0)
+    def churn(values, seed):
+        rng, removed = random.Random(seed), [0] * 5
+        for _ in range(300):
+            kind = rng.randrange(5)
+            values.append(kind)
+            if rng.randrange(10) == 0:
+                rng.choice([values.sort, values.reverse])()
+            try:
+                kind = rng.randrange(5)
+                values.remove(kind)
+                removed[kind] += 1
+            except ValueError:
+                pass
+        return removed
+
+    values = shoal.List(list(range(5)) * 4)
+    before = len(values)
+    removed = shoal.get([churn.remote(values, seed) for seed in range(3)])
+    assert len(values) == before + 900 - sum(map(sum, removed))
+
+
 def test_everything_is_given_back():
     until(quiet)
     before = _core.statistics()["objects"]
@@ -170,6 +264,9 @@ def test_writers_killed_at_any_moment_leave_it_whole():
             values.insert(3, 2)
             values.pop(rng.randrange(2))
             values.pop()
+            values.append(os.getpid())
+            values.remove(os.getpid())
+            rng.choice([values.sort, values.reverse])()
 
     d, values, beats = shoal.Dict(), shoal.List([0] * 10), shoal.Counter()
     for _ in range(10):

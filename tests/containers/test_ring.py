@@ -216,3 +216,36 @@ def test_a_batch_that_does_not_fit():
     out = ring.sample(4)
     with pytest.raises(ValueError, match="shape"):
         ring.sample(5, out={**out, "_place": np.empty(5, np.int64)})
+
+
+def test_bad_priorities_change_nothing():
+    ring = shoal.Ring(10, {"x": ((), "i8")}, prioritized=True)
+    ring.extend(x=np.arange(10))
+    before = ring._tree.copy()
+    for places, priorities, error in [
+        ([1], [0.0], ValueError), ([1], [-1.0], ValueError), ([1], [float("nan")], ValueError), ([1], [float("inf")], ValueError),
+        ([-1], [1.0], IndexError), ([10], [1.0], IndexError), ([2, 99], [5.0, 5.0], IndexError), ([1, 2], [1, 2, 3], ValueError),
+    ]:  # fmt: skip
+        with pytest.raises(error):
+            ring.update_priorities(places, priorities)
+    for priority in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(ValueError):
+            ring.append(x=1, priority=priority)
+    assert (ring._tree == before).all() and ring.statistics()["appended"] == 10
+    ring.update_priorities([], [])
+    ring.update_priorities([1, 2, 1], 4.0)
+    assert ring._tree[1] == 8 + 2 * 4.0
+    with pytest.raises(ValueError, match="keeps no priorities"):
+        shoal.Ring(4, {"x": ((), "i8")}).append(x=1, priority=2.0)
+
+
+@pytest.mark.parametrize("capacity", [1, 2, 3, 5, 64, 100])
+def test_the_sums_are_those_of_the_leaves(capacity):
+    ring, rng = shoal.Ring(capacity, {"x": ((), "i8")}, prioritized=True), np.random.default_rng(0)
+    ring.extend(x=np.arange(capacity))
+    for _ in range(20):
+        ring.update_priorities(rng.integers(0, capacity, 7), rng.random(7) + 0.1)
+    tree = ring._tree
+    leaves = len(tree) // 2
+    assert all(np.isclose(tree[i], tree[2 * i] + tree[2 * i + 1]) for i in range(1, leaves))
+    assert ring.sample(5, prioritized=True)["_probability"].max() <= 1

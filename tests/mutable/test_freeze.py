@@ -118,6 +118,7 @@ def test_a_view_in_another_process_prevents_it_and_is_named():
     with pytest.raises(WritableViewsError) as caught:
         shoal.freeze(ref)
     assert sorted(caught.value.pids) == sorted(pids)
+    assert all(f"Holder (process {pid})" in str(caught.value) for pid in pids)
     shoal.get(holders[0].drop.remote())
     with pytest.raises(WritableViewsError) as caught:
         shoal.freeze(ref)

@@ -236,6 +236,54 @@ def test_an_array_that_is_there_twice_is_one():
     assert view["other"][0] == 1 and view["one"] is view["other"]
 
 
+def test_an_array_and_its_slices_stay_one_memory():
+    flat = np.arange(12.0)
+    records = np.zeros(3, [("x", "f4"), ("n", "i4")])
+    value = {
+        "flat": flat, "matrix": flat.reshape(3, 4)[:, ::-1], "tail": flat[8:], "small": flat[:2].view("i8"),
+        "records": records, "x": records["x"], "alone": np.zeros(2),
+    }  # fmt: skip
+    ref = shoal.put(value, mutable=True)
+    mine = shoal.get(ref)
+
+    @shoal.remote
+    def change(refs):
+        theirs = shoal.get(refs[0])
+        theirs["tail"][:] = 7
+        theirs["matrix"][0, 3] = 5
+        theirs["x"][1] = 2.5
+
+    shoal.get(change.remote([ref]))
+    assert mine["flat"].tolist() == [5, 1, 2, 3, 4, 5, 6, 7, 7, 7, 7, 7]
+    assert mine["matrix"].strides == (32, -8) and mine["matrix"][2].tolist() == [7] * 4
+    assert mine["small"].dtype == np.int64 and mine["small"].view("f8")[0] == 5
+    assert mine["records"]["x"].tolist() == [0, 2.5, 0] and not mine["alone"].any()
+    assert flat[0] == 0
+
+
+def test_columns_of_a_matrix_that_is_not_there_are_copied():
+    matrix = np.zeros((1000, 1000))
+    used = shoal.put({"a": matrix[:, 0], "b": matrix[:, 1]}, mutable=True)
+    got = shoal.get(used)
+    assert got["a"].strides == (8,)
+    got["a"][:] = 1
+    assert not got["b"].any()
+
+
+def test_parts_of_an_array_that_is_made_while_pickling():
+    class Halves:
+        def __init__(self, one, two):
+            self.one, self.two = one, two
+
+        def __reduce__(self):
+            both = np.concatenate([self.one, self.two])
+            return Halves, (both[:3], both[3:])
+
+    got = shoal.get(shoal.put([Halves(np.zeros(3), np.ones(3)) for _ in range(3)], mutable=True))
+    got[0].one[:] = 5
+    assert [half.one[0] for half in got] == [5, 0, 0] and [half.two[0] for half in got] == [1, 1, 1]
+
+
 def test_references_inside_mutable_objects():
     inner = shoal.put(np.zeros(3), mutable=True)
     ref = shoal.put({"inner": inner, "own": np.zeros(3)}, mutable=True)

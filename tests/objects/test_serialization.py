@@ -29,6 +29,7 @@ import pytest
 
 from shoal import serialization
 from shoal.exceptions import NotMutableError, PicklingError, ShoalError
+from shoal.mutable_values import serialize_mutable
 from shoal.serialization import (
     INBAND_LIMIT,
     deregister_serializer,
@@ -38,7 +39,6 @@ from shoal.serialization import (
     inspect_serializability,
     register_serializer,
     serialize,
-    serialize_mutable,
 )
 
 SOURCE = os.path.dirname(os.path.abspath(serialization.__file__))
@@ -811,7 +811,8 @@ def test_what_is_defined_in_main_travels_by_value(tmp_path):
         """
         import dataclasses, pickle
         import numpy as np
-        from shoal.serialization import serialize, serialize_mutable
+        from shoal.mutable_values import serialize_mutable
+        from shoal.serialization import serialize
 
         @dataclasses.dataclass
         class Job:

@@ -149,3 +149,10 @@ def position(array):
 def test_nothing_is_left():
     until(quiet)
     until(lambda: _core.check() == "")
+
+
+def test_the_program_that_reads_a_million_times():
+    """`python -m benchmarks.torn_reads`, with fewer and smaller versions."""
+    torn_reads = pytest.importorskip("benchmarks.torn_reads")
+    reads, torn, versions = torn_reads.run(20_000, 1 << 14)
+    assert reads == 20_000 and torn == 0 and versions > 1

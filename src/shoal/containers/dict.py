@@ -39,7 +39,8 @@ class Dict(MutableMapping[Any, Any]):
     Keys are strings, bytes, numbers, None and tuples of these; values anything picklable. A value is copied in when it is
     stored; what comes out is a copy or, for arrays, a read-only view: change it by storing again. A participant killed in
     the middle of an operation has done it or not. Iteration goes over the keys of one moment, in the order of insertion.
-    For several steps as one use `with d.lock:`.
+    Not one step, but one for each item, are `items`, `values`, `copy` and comparison, `update` and `|=`, and `clear`. For
+    several steps as one use `with d.lock:`.
 
     >>> import shoal
     >>> d = shoal.Dict({"a": 1})
@@ -99,6 +100,28 @@ class Dict(MutableMapping[Any, Any]):
     def __iter__(self) -> Iterator[Any]:
         return iter([marshal.loads(key) for key in _core.table_op(self._ref, "keys", None, None)])
 
+    def __reversed__(self) -> Iterator[Any]:
+        yield from reversed(list(self))
+
+    def copy(self) -> dict[Any, Any]:
+        """A plain dict of the items."""
+        return dict(self.items())
+
+    def __or__(self, other: Any) -> dict[Any, Any]:
+        return self.copy() | dict(other) if isinstance(other, Mapping) else NotImplemented
+
+    def __ror__(self, other: Any) -> dict[Any, Any]:
+        return dict(other) | self.copy() if isinstance(other, Mapping) else NotImplemented
+
+    def __ior__(self, other: Any) -> Dict:
+        self.update(other)
+        return self
+
+    @classmethod
+    def fromkeys(cls, keys: Iterable[Any], value: Any = None) -> Dict:
+        """A new Dict with that value for each of the keys."""
+        return cls(dict.fromkeys(keys, value))
+
     def items(self) -> Any:
         """(key, value) pairs of what is there when each is looked at."""
         pairs = []
@@ -139,7 +162,7 @@ class Dict(MutableMapping[Any, Any]):
         return default
 
     def clear(self) -> None:
-        """Take everything out."""
+        """Take everything out, one by one."""
         while _core.table_op(self._ref, "fF", None, None) is not None:
             pass
 

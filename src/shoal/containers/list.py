@@ -11,7 +11,7 @@ from shoal.engine import current
 
 
 class List(MutableSequence[Any]):
-    """A list that all participants share: each method is one step for everybody else.
+    """A list that all participants share: each method is one step for everybody else (but see below).
 
     Args:
         items: what to begin with.
@@ -19,7 +19,8 @@ class List(MutableSequence[Any]):
 
     Values are anything picklable, copied in when stored; what comes out is a copy or, for arrays, a read-only view.
     At both ends it is as fast as a deque; inserting or deleting in the middle copies the list's references.
-    Slices can be read, not assigned. For several steps as one use `with l.lock:`.
+    Slices can be read, not assigned. Not one step, but one for each item, are iteration (and what iterates: `in`, `index`,
+    `count`, slices, comparison, `copy`, `+`), `extend` and `+=`, and `clear`. For several steps as one use `with l.lock:`.
 
     >>> import shoal
     >>> l = shoal.List([1, 2])
@@ -104,8 +105,42 @@ class List(MutableSequence[Any]):
         return value
 
     def clear(self) -> None:
-        """Take everything out."""
+        """Take everything out, one by one."""
         _core.list_op(self._ref, "clear", 0, None)
+
+    def remove(self, value: Any) -> None:
+        """Take out the first item that is equal to `value`; what is compared is what is taken. Raises ValueError."""
+        if not _core.list_op(self._ref, "remove", 0, value):
+            raise ValueError(f"{value!r} is not in the List")
+
+    def reverse(self) -> None:
+        """Put the items into reverse order, in one step."""
+        _core.list_op(self._ref, "order", 0, lambda values: range(len(values) - 1, -1, -1))
+
+    def sort(self, *, key: Callable[[Any], Any] | None = None, reverse: bool = False) -> None:
+        """Sort as `list.sort` does, in one step: begins again if somebody changes the list while the values are compared.
+
+        >>> import shoal
+        >>> l = shoal.List(["bb", "a"])
+        >>> l.sort(key=len); list(l)
+        ['a', 'bb']
+        """
+
+        def order(values: list[Any]) -> list[int]:
+            keys = values if key is None else [key(value) for value in values]
+            return sorted(range(len(keys)), key=keys.__getitem__, reverse=reverse)
+
+        _core.list_op(self._ref, "order", 0, order)
+
+    def copy(self) -> list[Any]:
+        """A plain list of the items."""
+        return list(self)
+
+    def __add__(self, other: Any) -> list[Any]:
+        return list(self) + list(other) if isinstance(other, (List, list)) else NotImplemented
+
+    def __radd__(self, other: Any) -> list[Any]:
+        return other + list(self) if isinstance(other, list) else NotImplemented
 
     def statistics(self) -> dict[str, int]:
         """`length`, and `appended`: the values put at the end since the beginning, or since the middle was changed."""

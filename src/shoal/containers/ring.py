@@ -102,6 +102,12 @@ class Ring:
         """Add one record, given as a dict or as keywords; returns its place. KeyError if a field is missing."""
         values = {**(record or {}), **fields}
         self._same_fields(values)
+        if priority is not None and not (self._tree is not None and 0 < priority < float("inf")):
+            raise ValueError(
+                f"a priority is a positive, finite number, not {priority!r}"
+                if self._tree is not None
+                else "this ring keeps no priorities: make it with prioritized=True"
+            )
         number = int.from_bytes(self._claim(1), sys.byteorder)
         place = number % self.capacity
         try:
@@ -225,27 +231,24 @@ class Ring:
         return np.minimum(places, held - 1, out=places)
 
     def update_priorities(self, places: Any, priorities: Any) -> None:
-        """Set the priorities of records (any positive numbers; apply your own exponent). Takes the ring's lock."""
+        """Set the priorities of records: positive, finite numbers; apply your own exponent. Takes the ring's lock.
+
+        Args:
+            places: where the records lie, as `append`, `extend` and `sample` (`_place`) give it; a place may occur twice.
+            priorities: as many numbers, or one for all.
+
+        Raises ValueError for a priority that is none, IndexError for a place that the ring does not have; nothing is
+        changed then. A record that has been overwritten since it was sampled passes its priority on to the new one.
+        """
         import numpy as np
 
         if self._tree is None:
             raise ValueError("this ring keeps no priorities: make it with prioritized=True")
-        places = np.asarray(places, np.int64)
-        priorities = np.asarray(priorities, np.float64)
-        if not (priorities > 0).all():
-            raise ValueError("priorities must be positive")
-        tree = self._tree
+        places = np.ascontiguousarray(places, np.int64).reshape(-1)
+        priorities = np.ascontiguousarray(np.broadcast_to(np.asarray(priorities, np.float64), places.shape))
         self._acquire()
         try:
-            node = places + len(tree) // 2
-            tree[node] = priorities
-            self._highest[0] = max(self._highest[0], float(priorities.max()))
-            node = np.unique(node >> 1)
-            while node[0] >= 1:
-                tree[node] = tree[2 * node] + tree[2 * node + 1]
-                if node[0] == 1:
-                    break
-                node = np.unique(node >> 1)
+            _core.ring_update(self._tree, self._highest, places, priorities, self.capacity)
         finally:
             self._lock.release()
 

@@ -63,6 +63,7 @@ def host(worker: Worker, creation: list[Any]) -> NoReturn:
         else:
             instance = cls(*rest, **(kwargs or {}))
     except BaseException as error:
+        worker.leave_fork(error)
         _creation_failed(task, handle, name, error)
         worker.leave()  # nobody knows what the constructor has left behind in this process
     del args, kwargs, rest
@@ -184,6 +185,7 @@ class Host:
     def failed(self, task: int, method: int, error: BaseException, flags: int) -> None:
         from shoal.engine.local.worker import fail
 
+        self.worker.leave_fork(error)
         spec = self.specs.get(method)
         name = f"{self.class_name}.{spec.name if spec else method}"
         if isinstance(error, (ActorExit, SystemExit)):

@@ -9,7 +9,7 @@ from typing import Any
 from shoal import _core, exceptions, serialization
 from shoal import engine as engines
 from shoal.engine.local import memory
-from shoal.mutable import deserialize_private
+from shoal.mutable_values import deserialize_private, serialize_mutable
 
 # Error::Code in core/client.h
 _INVALID, _FULL, _LIMIT, _ENDED, _FORKED, _GONE, _ACTOR_DEAD, _PENDING_LIMIT, _NAME_TAKEN, _LOST = range(10)
@@ -104,7 +104,7 @@ def install(help_inline: Any) -> None:
     _core.set_hooks(
         {
             "serialize": serialization.serialize,
-            "serialize_mutable": serialization.serialize_mutable,
+            "serialize_mutable": serialize_mutable,
             "deserialize": serialization.deserialize,
             "deserialize_private": deserialize_private,
             "make_error": make_error,

@@ -183,6 +183,13 @@ class GuestSession:
         atexit.register(self._at_exit)
         return self.engine
 
+    def forked(self) -> None:
+        """This is the copy of a fork: the core has closed the connection, by whose end the supervisor knows of the guest's."""
+        atexit.unregister(self._at_exit)
+        if self.connection is not None:
+            self.connection.detach()
+        self.connection = self.engine = None
+
     def _at_exit(self) -> None:
         # The end of the process says the rest: what it still holds is given back then, and nothing need be copied.
         engines.at_exit()

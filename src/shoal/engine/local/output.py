@@ -101,6 +101,11 @@ class TaskStream(io.TextIOBase):
                 self._parts = []
             self._send(data)
 
+    def forked(self) -> None:
+        """In the child of a fork: what was begun is the parent's to print, and so is a lock that another thread may hold."""
+        self._lock = threading.Lock()
+        self._parts = []
+
     def _send(self, data: bytes) -> None:
         if self._pipe is not None:
             send(self._pipe, self._stream, os.getpid(), self.name_now, data)
@@ -173,7 +178,17 @@ class OutputPrinter(Lines):
         super().__init__()
         self._pipe = pipe
         self._thread = threading.Thread(target=self._run, name="shoal-output", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # no more threads
+            os.close(pipe)
+            raise
+
+    def forked(self) -> None:
+        """In the child of a fork: the thread is the parent's, the copy of the pipe in nobody's use."""
+        pipe, self._pipe = self._pipe, -1
+        if pipe >= 0:
+            os.close(pipe)
 
     def close(self) -> None:
         """Print what is left; the supervisor has sent the end of it, or is dead and its end of the pipe closed."""
@@ -190,7 +205,9 @@ class OutputPrinter(Lines):
             left, going = self._frames(left + data) if data else (b"", False)
         for pid, stream in list(self._open):
             self.finish_line(pid, stream)
-        os.close(self._pipe)
+        pipe, self._pipe = self._pipe, -1
+        if pipe >= 0:
+            os.close(pipe)
 
     def _frames(self, data: bytes) -> tuple[bytes, bool]:
         """Print the frames of `data`; returns what is left of it, and whether more is to come."""

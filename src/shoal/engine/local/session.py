@@ -6,8 +6,8 @@ import atexit
 import fcntl
 import json
 import os
-import resource
 import select
+import shutil
 import signal
 import sys
 import threading
@@ -20,6 +20,7 @@ from shoal import engine as engines
 from shoal._options import RESOURCE_UNIT, validate_init_resources
 from shoal.engine.local import hooks, places, wire
 from shoal.engine.local.engine import LocalEngine
+from shoal.engine.local.limits import ARENA_SHARE, SMALLEST_ARENA, arena_size, explain, memory_limit, usable_cpus
 from shoal.engine.local.memory import open_spill_file, timeout_of
 from shoal.engine.local.memory_monitor import threshold_of
 from shoal.engine.local.output import OutputPrinter, make_pipe
@@ -28,48 +29,13 @@ from shoal.exceptions import SessionError
 if TYPE_CHECKING:
     from shoal.engine.local.join import GuestSession
 
-ARENA_SHARE = 0.6  # of the memory that this machine or container has
-SMALLEST_ARENA = 4 << 20
-# Numbers of the descriptors in the supervisor
-LISTENER, MEMFD, EVENTFD, OUTPUT, DRIVER, SPILL = 59, 60, 61, 62, 63, 64
+# Numbers of the descriptors in the supervisor: the lowest, so that a low `ulimit -n` will do
+LISTENER, MEMFD, EVENTFD, OUTPUT, DRIVER, SPILL = 3, 4, 5, 6, 7, 8
 
 _BOOT = (
     "import sys, json; boot = json.loads(sys.argv.pop()); sys.path[:] = boot['path']; "
     "from shoal.engine.local.supervisor import main; main(boot)"
 )
-
-
-def memory_limit() -> int:
-    """Bytes of memory that this machine has or this container may use."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes", *_own_cgroup()):
-        try:
-            with open(path) as file:
-                text = file.read().strip()
-        except OSError:
-            continue
-        if text.isdigit():
-            total = min(total, int(text))
-    return total
-
-
-def _own_cgroup() -> list[str]:
-    try:
-        with open("/proc/self/cgroup") as file:
-            lines = [line.rstrip("\n").split(":", 2) for line in file]
-    except OSError:
-        return []
-    found = []
-    for _, controllers, path in lines:
-        if controllers == "":
-            found.append(f"/sys/fs/cgroup{path}/memory.max")
-        elif "memory" in controllers.split(","):
-            found.append(f"/sys/fs/cgroup/memory{path}/memory.limit_in_bytes")
-    return found
-
-
-def usable_cpus() -> int:
-    return len(os.sched_getaffinity(0)) or 1
 
 
 def _visible_gpus() -> int:
@@ -108,13 +74,11 @@ class Plan:
     def __init__(self, settings: dict[str, Any]) -> None:
         units = validate_init_resources(settings.get("num_cpus"), settings.get("num_gpus"), settings.get("resources"), None)
         arena = settings.get("object_store_memory")
-        if arena is None:
-            arena = int(memory_limit() * ARENA_SHARE)
-        if isinstance(arena, bool) or not isinstance(arena, (int, float)):
+        if arena is not None and (isinstance(arena, bool) or not isinstance(arena, (int, float))):
             raise TypeError(f"object_store_memory must be a number of bytes, not {arena!r}")
-        if arena < SMALLEST_ARENA:
+        if arena is not None and arena < SMALLEST_ARENA:
             raise ValueError(f"object_store_memory must be at least {SMALLEST_ARENA} bytes (4 MB), not {arena}")
-        self.arena = int(arena)
+        self.arena = arena_size(None if arena is None else int(arena))
         units.setdefault("CPU", usable_cpus() * RESOURCE_UNIT)
         units.setdefault("GPU", _visible_gpus() * RESOURCE_UNIT)
         units.setdefault("memory", int(memory_limit() * (1 - ARENA_SHARE)))
@@ -177,6 +141,8 @@ class Session:
         self.owner = os.getpid()
         self.place: places.Place | None = None
         self.supervisor = 0
+        self._pidfd = -1
+        self.doing = "start a session"  # for an error of the system: what it was that it refused
         self.printer: OutputPrinter | None = None
         self.engine: LocalEngine | None = None
 
@@ -186,8 +152,11 @@ class Session:
                 engine = self._start(settings)
                 engines.use(engine)
             return engine
-        except BaseException:
+        except BaseException as error:
             self.end()
+            explained = explain(error, self.doing)
+            if explained is not None:
+                raise explained from error
             raise
 
     def _start(self, settings: dict[str, Any]) -> LocalEngine:
@@ -195,27 +164,40 @@ class Session:
         hooks.install(None)
         open_standard_descriptors()
         self.place, listener = plan.take_place()
+        passed = [listener]  # to the supervisor: we need them no longer
         try:
+            self.doing = "make the shared memory of a session"
             memfd, eventfd, spillfd = plan.make_arena()
+            self.doing = "make the pipe and the thread for the output of workers"
             read_end, write_end = make_pipe()
+            passed.append(write_end)
             self.printer = OutputPrinter(read_end)
-            driver = os.pidfd_open(self.owner)
+            self.doing = "start the supervisor process"
+            driver = _pidfd(self.owner)
+            passed.append(driver)
             files = {MEMFD: memfd, EVENTFD: eventfd, OUTPUT: write_end, DRIVER: driver, LISTENER: listener, SPILL: spillfd}
-            try:
-                self.supervisor = spawn_supervisor(files, self.place, plan.variables)
-            finally:
-                os.close(write_end)
-                os.close(driver)
+            self.supervisor = spawn_supervisor(files, self.place, plan.variables)
         finally:
-            if listener >= 0:
-                os.close(listener)
-        self._pidfd = os.pidfd_open(self.supervisor)
+            for fd in passed:
+                if fd >= 0:
+                    os.close(fd)
+        self.doing = "watch the supervisor process"
+        self._pidfd = _pidfd(self.supervisor)
         _core.watch_supervisor(os.dup(self._pidfd))
         config = {**plan.config, "on_shutdown": self.end}
         self.engine = LocalEngine(config)
         self.engine.process_facts = {"mode": "driver"}
         atexit.register(self._at_exit)
         return self.engine
+
+    def forked(self) -> None:
+        """This is the copy of a fork: what it has of the session's descriptors is closed, without a word to the session."""
+        atexit.unregister(self._at_exit)
+        if self.printer is not None:
+            self.printer.forked()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+        self._pidfd, self.supervisor, self.printer, self.engine = -1, 0, None, None
 
     def _at_exit(self) -> None:
         # The threads that Python waits for at its exit are done by now.
@@ -246,6 +228,10 @@ class Session:
         pid, self.supervisor = self.supervisor, 0
         if not pid:
             return
+        if self._pidfd < 0:  # it could not be watched: the session has not begun
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            return
         gone = False
         try:
             gone = _wait_for_exit(pid, self._pidfd, 5.0)
@@ -253,14 +239,12 @@ class Session:
             if not gone:
                 os.kill(pid, signal.SIGKILL)
                 _wait_for_exit(pid, self._pidfd, 5.0)
-            os.close(self._pidfd)
+            pidfd, self._pidfd = self._pidfd, -1
+            os.close(pidfd)
 
 
 def spawn_supervisor(files: dict[int, int], place: places.Place | None, variables: dict[str, Any]) -> int:
     """Start the supervisor; `files` maps the numbers of its descriptors to ours (-1: none). Returns its pid."""
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if 0 <= limit <= SPILL:
-        raise SessionError(f"a session needs room for {SPILL + 1} open files, but `ulimit -n` is {limit}: raise it")
     path: list[Any] = sys.path
     boot = {
         "path": [_absolute(p) for p in path if isinstance(p, str)],
@@ -271,19 +255,23 @@ def spawn_supervisor(files: dict[int, int], place: places.Place | None, variable
     environment = {**os.environ, **{name: str(text) for name, text in variables.items()}}
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         environment.setdefault(name, "1")  # a process per core already: threads in each would only get in the way
-    command = [sys.executable or "python3", "-c", _BOOT, json.dumps(boot)]
-    ours = {to: _out_of_the_way(fd) for to, fd in files.items() if fd >= 0}
+    command = [_interpreter(), *_interpreter_flags(), "-c", _BOOT, json.dumps(boot)]
+    ours: dict[int, int] = {}
     try:
+        for to, fd in files.items():
+            if fd >= 0:
+                ours[to] = _out_of_the_way(fd)
         actions: list[Any] = [(os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable_descriptors()]
         actions += [(os.POSIX_SPAWN_DUP2, fd, to) for to, fd in ours.items()]
         actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
         if DRIVER not in files:
             actions += [(os.POSIX_SPAWN_DUP2, OUTPUT, 1), (os.POSIX_SPAWN_DUP2, OUTPUT, 2)]
         # posix_spawn, not fork: the driver may be large and have threads. Its own session, so that Ctrl-C reaches
-        # the driver alone, which decides what it means.
+        # the driver alone, which decides what it means. No signal stays ignored: with SIGCHLD the supervisor would not
+        # learn how its workers died.
         return os.posix_spawn(
             command[0], command, environment, file_actions=actions, setsid=True,
-            setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGPIPE], setsigmask=[],
+            setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}, setsigmask=[],
         )  # fmt: skip
     finally:
         for fd in set(ours.values()) - set(files.values()):
@@ -323,6 +311,35 @@ def _out_of_the_way(fd: int) -> int:
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, SPILL + 1) if LISTENER <= fd <= SPILL else fd
 
 
+def _pidfd(pid: int) -> int:
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        error.filename = "pidfd_open"
+        raise
+
+
+def _interpreter() -> str:
+    """The path of a Python like this one. `sys.executable` is empty where Python is embedded in another program."""
+    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    found = sys.executable or shutil.which(f"{sys.exec_prefix}/bin/{version}") or shutil.which(version)
+    if not found:
+        raise SessionError(
+            f"sys.executable is empty and there is no {version} in {sys.exec_prefix}/bin or in PATH: set sys.executable to the "
+            "path of a Python interpreter before shoal.init(); the session's processes run it"
+        )
+    return found
+
+
+def _interpreter_flags() -> list[str]:
+    """The options of this interpreter that change what code means, for the session's processes."""
+    flags = sys.flags
+    found = ["-I"] if flags.isolated else ["-E"] * flags.ignore_environment + ["-s"] * flags.no_user_site
+    found += ["-S"] * flags.no_site + ["-B"] * flags.dont_write_bytecode + ["-O"] * flags.optimize
+    found += ["-X", "dev"] * flags.dev_mode + ["-X", "utf8"] * (flags.utf8_mode == 1)
+    return found + [f"-W{option}" for option in sys.warnoptions if not flags.dev_mode or option != "default"]
+
+
 def _absolute(path: str) -> str:
     try:
         return os.path.abspath(path)
@@ -351,7 +368,6 @@ def start_session(address: str | None, settings: dict[str, Any]) -> LocalEngine:
     """Start a session with this process as its driver, or join the one at `address`."""
     global _session
     if _core.forked():
-        _futures.forget_all()
         _core.detach()  # this process was forked from a participant; it starts afresh
     elif _core.attached():
         if _session is None or engines.current_or_none() is not None:
@@ -364,3 +380,12 @@ def start_session(address: str | None, settings: dict[str, Any]) -> LocalEngine:
 
         _session = GuestSession(address)
     return _session.start(settings)
+
+
+def _after_fork_in_child() -> None:
+    """The session is the parent's. Its pipe must not stay open here: see Supervisor._on_driver_gone."""
+    if _session is not None:
+        _session.forked()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -22,6 +22,7 @@ from shoal import _core, exceptions
 from shoal.engine.local import hooks, output
 from shoal.engine.local.actor_host import EXIT_NO_HANDLES, EXIT_SELF
 from shoal.engine.local.engine import ACTOR_CALL, CANCELLED, CMD_KILL, CREATE_ACTOR, mourn
+from shoal.engine.local.limits import explain
 from shoal.engine.local.memory_monitor import MemoryMonitor
 from shoal.engine.local.output import end_output, finish_line, send
 
@@ -34,6 +35,7 @@ GROW_AGAIN_S = 0.002  # between two looks while there is work and nobody idle
 CROWD = 4  # from so many workers per CPU on, another one is forked only every CROWD_PAUSE_S
 CROWD_PAUSE_S = 0.05
 IDLE_S = 2.0  # workers beyond the number of CPUs leave when they have been idle for so long
+NO_WORKER_S = 5  # a session in which no worker can be started for so long is given up
 GRACE_S = 0.03  # at the end workers may leave by themselves for so long
 TRIM_AFTER_S = 10  # memory idle for so long goes back to the system
 
@@ -82,9 +84,12 @@ class Supervisor:
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.eventfd, selectors.EVENT_READ, self._on_event)
         if self.driver >= 0:
-            self.selector.register(self.driver, selectors.EVENT_READ, self._on_driver_death)
+            self.selector.register(self.driver, selectors.EVENT_READ, self._on_driver_gone)
+            # The driver alone reads this pipe. If nobody does any more it has become another program (exec), or closed its files.
+            self.selector.register(self.output, selectors.EVENT_READ, self._on_driver_gone)
         self.next_growth = 0.0
         self.idle_since: float | None = None
+        self.refused_since: float | None = None  # since when no worker could be forked
         self.ending = False
         self.monitor = MemoryMonitor(self.config["memory_usage_threshold"], self._say)
         self.terminated = False
@@ -100,8 +105,7 @@ class Supervisor:
     # -- the loop -------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        for _ in range(self.cpus):
-            self.fork_worker()
+        self._fork_workers(self.cpus)
         # Later workers get these ready-made; the first ones should not wait for them.
         import asyncio  # noqa: F401
         import concurrent.futures.thread  # noqa: F401
@@ -137,7 +141,8 @@ class Supervisor:
         except BlockingIOError:
             pass
 
-    def _on_driver_death(self, _key: Any) -> None:
+    def _on_driver_gone(self, _key: Any) -> None:
+        _core.end_reason("found the pipe closed by which the driver gets what workers print, and ended")
         self.ending = True
 
     def terminate(self, _signal: int, _frame: Any) -> None:
@@ -173,12 +178,31 @@ class Supervisor:
                 return self.next_growth - now
             missing = 1
             self.next_growth = now + CROWD_PAUSE_S
-        try:
-            for _ in range(min(missing, max(2, self.cpus))):
-                self.fork_worker()
-        except (exceptions.LimitError, exceptions.ObjectStoreFullError, OSError):  # too many processes, too little memory
+        if not self._fork_workers(min(missing, max(2, self.cpus))):
             return CROWD_PAUSE_S  # they wait until another process has ended
         return GROW_AGAIN_S
+
+    def _fork_workers(self, n: int) -> bool:
+        """Whether that went well. Otherwise there are too many processes or files, or there is too little memory: this is said
+        once, and tried again. Without any worker nothing can go on, and the session ends after a while."""
+        try:
+            for _ in range(n):
+                self.fork_worker()
+        except (exceptions.LimitError, exceptions.ObjectStoreFullError):
+            return False
+        except OSError as error:
+            why = str(explain(error, "start another worker process"))
+            now = time.monotonic()
+            if self.refused_since is None:
+                self.refused_since = now
+                note = "tasks wait for those there are" if self.children else "no task can run"
+                send(self.output, 2, os.getpid(), "supervisor", f"shoal: {why}; {note}\n".encode())
+            if not self.children and now - self.refused_since > NO_WORKER_S:
+                _core.end_reason(f"gave up, as there was no worker for {NO_WORKER_S} s: it {why}"[:255])
+                self.ending = True
+            return False
+        self.refused_since = None
+        return True
 
     def _shrink(self) -> float | None:
         workers = [p for p in _core.processes() if p["role"] == _core.WORKER]
@@ -214,15 +238,19 @@ class Supervisor:
         slot = _core.claim_slot()
         pipes: list[tuple[int, int]] = []
         parent = os.getpid()
+        place = -1
         try:
             pipes += [os.pipe()]
             pipes += [os.pipe()]
+            place = os.open(os.devnull, os.O_RDONLY)  # once the worker lives its pidfd must not be one file too many
             pid = os.fork()
         except OSError:
-            for fd in (fd for pair in pipes for fd in pair):
-                os.close(fd)
+            for fd in (*(fd for pair in pipes for fd in pair), place):
+                if fd >= 0:
+                    os.close(fd)
             _core.free_slot(slot)
             raise
+        os.close(place)
         if pid == 0:
             self._be_worker(slot, parent, pipes)
         for _, write_end in pipes:
@@ -405,7 +433,8 @@ class Supervisor:
         deadline = time.monotonic() + GRACE_S
         if self.door is not None:
             self.door.close()
-        _core.stop()
+        if not self.ending:
+            _core.stop()
         children = list(self.children.values())
         if not self.ending:  # the driver lives: let workers finish what they print
             for child in children:

@@ -177,7 +177,23 @@ class Worker:
         if runtime_env:
             os.environ.update({k: str(v) for k, v in (runtime_env.get("env_vars") or {}).items()})
 
+    def leave_fork(self, error: BaseException) -> None:
+        """The child of a fork in a task came back from it, with `error` or with a result that nobody waits for: it ends here, as
+        a program does. It is no worker, whatever its copy of this stack says."""
+        if not _core.forked():
+            return
+        code = 0
+        if isinstance(error, SystemExit):
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        elif not isinstance(error, exceptions.ForkedError):
+            traceback.print_exception(error)
+            code = 1
+        for stream in self.streams:
+            stream.flush()
+        os._exit(code & 0xFF)
+
     def _failed(self, task: int, name: str, function: int, error: BaseException, flags: int) -> None:
+        self.leave_fork(error)
         if isinstance(error, exceptions.SessionError) and (_core.dead() or _core.stopping()):
             self.leave()
         if _core.task_cancelled(task):
@@ -300,6 +316,8 @@ def fail(task: int, name: str, error: BaseException, **actor: Any) -> None:
 def main(config: dict[str, Any], output: int) -> None:
     """The life of a worker process, from its fork to its exit."""
     worker = Worker(config, output)
+    for stream in worker.streams:
+        os.register_at_fork(after_in_child=stream.forked)
     hooks.install(worker.run_inside)
     engines.use(worker.engine)
     engines.forbid_implicit_start()
