@@ -137,6 +137,26 @@ void queues(std::vector<Scene>& all) {
                    holds_nothing(s);
                  },
                  nullptr, empty_queue});
+  all.push_back({"list: another order, and a certain item out", prepare_queue,
+                 [](Stage& s) {
+                   fill_queue(s, 4);
+                   put(s, s.sure[2]);
+                 },
+                 [](Stage& s) {
+                   Queue* q = queue(s);
+                   std::vector<Handle> before, after;
+                   while (Handle item = s.c.queue_at(q, i64(before.size()))) before.push_back(item);
+                   after.assign(before.rbegin(), before.rend());
+                   REQUIRE(s.c.queue_reorder(q, before, after));
+                   REQUIRE(!s.c.queue_reorder(q, before, after));  // they are not in that order any more
+                   REQUIRE(!s.c.queue_pop(q, 0, s.sure[1]));
+                   take(s, s.c.queue_pop(q, 0, s.sure[2]));
+                   take(s, s.c.queue_pop(q, 2, s.sure[1]));
+                   for (Handle item : before) s.c.release(item);
+                   s.c.queue_clear(q);
+                   holds_nothing(s);
+                 },
+                 nullptr, empty_queue});
 }
 
 void tables(std::vector<Scene>& all) {

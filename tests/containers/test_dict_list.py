@@ -55,6 +55,14 @@ def test_equal_keys_are_one_key():
     assert dict(d.items()) == {1: "bool", ("abc", "abc"): 2}
 
 
+def test_numbers_of_numpy_are_keys_like_pythons():
+    d = shoal.Dict({np.int64(3): "three", np.float64(2.5): "half", (np.uint8(1), "x"): 1})
+    assert d[3] == "three" and d[2.5] == "half" and d[1, "x"] == 1 and d[np.int16(3)] == "three"
+    assert list(map(type, d)) == [int, float, tuple]
+    with pytest.raises(TypeError, match="array"):
+        d[np.zeros(2)] = 1
+
+
 def test_dict_errors():
     d = shoal.Dict({"a": 1})
     with pytest.raises(KeyError):

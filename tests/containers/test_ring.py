@@ -249,3 +249,42 @@ def test_the_sums_are_those_of_the_leaves(capacity):
     leaves = len(tree) // 2
     assert all(np.isclose(tree[i], tree[2 * i] + tree[2 * i + 1]) for i in range(1, leaves))
     assert ring.sample(5, prioritized=True)["_probability"].max() <= 1
+
+
+def test_fields_of_every_kind():
+    fields = {
+        "record": (2, [("a", "i4"), ("b", "f8", (2,))]), "text": ((), "U5"), "time": ((), "M8[s]"), "big": ((3,), ">i4"),
+        "nothing": ((0,), "f4"), "odd": ((3,), "u1"), "wide": ((), np.dtype(("f4", (2,)))),
+    }  # fmt: skip
+    ring = shoal.Ring(5, fields, prioritized=True)
+    zero = np.zeros(2, [("a", "i4"), ("b", "f8", (2,))])
+    zero["a"] = 7
+    for _ in range(8):
+        ring.append(record=zero, text="abc", time=np.datetime64(5, "s"), big=[1, 2, 3], nothing=[], odd=[1, 2, 255], wide=[1, 2])
+    batch = ring.sample(3, prioritized=True)
+    assert (batch["record"]["a"] == 7).all() and (batch["text"] == "abc").all() and batch["nothing"].shape == (3, 0)
+    assert batch["time"][0] == np.datetime64(5, "s") and batch["big"].tolist() == [[1, 2, 3]] * 3
+    assert batch["odd"].tolist() == [[1, 2, 255]] * 3 and batch["wide"].tolist() == [[1, 2]] * 3
+
+
+def test_it_is_made_where_it_stays():
+    """No private copy of an empty ring; what does not fit is refused as everywhere."""
+    with pytest.raises(shoal.exceptions.ObjectStoreFullError):
+        shoal.Ring(10**9, {"frame": ((84, 84), "u1")})
+    for wrong in (object, [("a", object)], "V0"):
+        with pytest.raises(shoal.exceptions.NotMutableError, match="'x'"):
+            shoal.Ring(3, {"x": ((), wrong)})
+    with pytest.raises(TypeError):
+        shoal.Ring(3, {"x": (2.5, "f4")})
+    assert len(shoal.Ring(3, {"x": ((), "f4")}).extend(x=np.zeros(0))) == 0
+
+
+def test_a_batch_of_another_kind_is_refused():
+    ring = shoal.Ring(3, FIELDS)
+    ring.append(record(1))
+    good = ring.sample(4)
+    name = next(iter(FIELDS))
+    for wrong in ({**good, name: good[name].astype("f2")}, {**good, name: good[name][:3]}, {}, {name: good[name]}):
+        with pytest.raises(ValueError, match="out must be"):
+            ring.sample(4, out=wrong)
+    assert ring.sample(4, out=good) is good

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import marshal
+import operator
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
@@ -26,6 +27,10 @@ def _plain(key: Any) -> Any:
         return int(key) if key.is_integer() else key
     if kind is tuple:
         return tuple(_plain(part) for part in key)
+    if hasattr(kind, "__index__"):  # a NumPy integer, a member of an IntEnum
+        return operator.index(key)
+    if isinstance(key, float):  # NumPy's float64
+        return _plain(float(key))
     raise TypeError(f"a key of a shared Dict is a string, bytes, number, None or a tuple of these, not {key!r} ({kind.__name__})")
 
 
@@ -36,9 +41,10 @@ class Dict(MutableMapping[Any, Any]):
         items: what to begin with.
         name: other participants get the same dict by the same name (what it begins with counts once).
 
-    Keys are strings, bytes, numbers, None and tuples of these; values anything picklable. A value is copied in when it is
-    stored; what comes out is a copy or, for arrays, a read-only view: change it by storing again. A participant killed in
-    the middle of an operation has done it or not. Iteration goes over the keys of one moment, in the order of insertion.
+    Keys are strings, bytes, numbers, None and tuples of these (NumPy's numbers come back as Python's); values anything
+    picklable. A value is copied in when it is stored; what comes out is a copy or, for arrays, a read-only view: change it by
+    storing again. A participant killed in the middle of an operation has done it or not. Iteration goes over the keys of
+    one moment, in the order of insertion.
     Not one step, but one for each item, are `items`, `values`, `copy` and comparison, `update` and `|=`, and `clear`. For
     several steps as one use `with d.lock:`.
 

@@ -25,7 +25,8 @@ class Queue:
 
     An item is in the queue or in the hands of one consumer at any moment, whoever is killed: `put` has put it when it
     returns, and `get` takes it in one step. Large arrays in items are copied once, by put; get returns views.
-    Raises queue.Full and queue.Empty as the standard library's queue does.
+    Raises queue.Full and queue.Empty as the standard library's queue does. There is no `task_done` and `join`, as a consumer
+    that dies would leave who joins waiting: wait for the results of the tasks, or count what is done with a Counter.
 
     >>> import shoal
     >>> queue = shoal.Queue(maxsize=10)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from shoal import _core
+from shoal import _core, serialization
 from shoal.containers._named import named
 from shoal.engine import current
+from shoal.exceptions import NotMutableError
+from shoal.mutable import _dimensions
 
 
 class Ring:
@@ -17,9 +20,10 @@ class Ring:
 
     Args:
         capacity: records it holds; a new one takes the place of the oldest.
-        fields: name -> (shape of one record's value, dtype), for instance {"obs": ((84, 84, 4), "uint8")}.
+        fields: name -> (shape of one record's value, dtype), for instance {"obs": ((84, 84, 4), "uint8")}; any dtype
+            without Python objects.
         prioritized: keep a priority for each record (a sum tree), for `sample(prioritized=True)`.
-        name: other participants get the same ring by the same name.
+        name: other participants get the same ring by the same name (with what the first of them asked for).
 
     A producer claims a place by one atomic step, writes, and marks the record complete. A record that is being written,
     or whose producer was killed in the middle, is never sampled; its place is used again when the ring comes round.
@@ -48,25 +52,12 @@ class Ring:
         prioritized: bool = False,
         name: str | None = None,
     ) -> None:
-        import numpy as np
-
         if capacity < 1 or capacity != int(capacity):
             raise ValueError(f"capacity must be a positive integer, not {capacity!r}")
         if not fields or "_" in {key[:1] for key in fields}:
             raise ValueError("fields must name at least one field, and no name may start with an underscore")
-        engine = current()
-
-        def make() -> Any:
-            arrays = {key: np.zeros((capacity, *shape), dtype) for key, (shape, dtype) in fields.items()}
-            arrays["_stamp"] = np.zeros(capacity, np.int64)
-            arrays["_claimed"] = np.zeros(2, np.int64)  # places given out, and those of them that were left out
-            if prioritized:
-                leaves = 1 << (capacity - 1).bit_length() if capacity > 1 else 1
-                arrays["_tree"] = np.zeros(2 * leaves, np.float64)
-                arrays["_highest"] = np.ones(1)
-            return engine.put(arrays, True)
-
-        self._bind(named("ring", name, make))
+        current()
+        self._bind(named("ring", name, lambda: _make(int(capacity), fields, prioritized)))
 
     def _bind(self, ref: Any) -> None:
         self._ref = ref
@@ -98,8 +89,12 @@ class Ring:
 
     # -- in -------------------------------------------------------------------------------------------------
 
-    def append(self, record: Mapping[str, Any] | None = None, *, priority: float | None = None, **fields: Any) -> int:
-        """Add one record, given as a dict or as keywords; returns its place. KeyError if a field is missing."""
+    def append(self, record: Mapping[str, Any] | None = None, /, *, priority: float | None = None, **fields: Any) -> int:
+        """Add one record, given as a dict or as keywords (or both); returns its place.
+
+        `priority` is that of the highest so far if it is not given. Raises KeyError if a field is missing or unknown,
+        ValueError if a value does not fit its field or the priority is no positive number; nothing is added then.
+        """
         values = {**(record or {}), **fields}
         self._same_fields(values)
         if priority is not None and not (self._tree is not None and 0 < priority < float("inf")):
@@ -128,6 +123,8 @@ class Ring:
 
         self._same_fields(fields)
         count = len(next(iter(fields.values())))
+        if count == 0:
+            return np.empty(0, np.int64)
         if count > self.capacity:
             raise ValueError(f"{count} records do not fit into a ring of {self.capacity}")
         if any(len(values) != count for values in fields.values()):
@@ -178,6 +175,10 @@ class Ring:
         if out is None:
             out = {key: np.empty((batch_size, *a.shape[1:]), a.dtype) for key, a in self._fields.items()}
             out["_place"] = np.empty(batch_size, np.int64)
+        elif not all(_fits(out.get(key), a.dtype, (batch_size, *a.shape[1:])) for key, a in self._fields.items()) or not _fits(
+            out.get("_place"), np.int64, (batch_size,)
+        ):
+            raise ValueError("out must be what an earlier call with this batch_size returned: it has another shape or dtype")
         place = out["_place"]
         missing = np.arange(batch_size)
         for _ in range(64):
@@ -275,6 +276,44 @@ class Ring:
     def statistics(self) -> dict[str, int]:
         """`length`, `capacity`, and `appended`: the records added since the beginning."""
         return {"length": len(self), "capacity": self.capacity, "appended": self._claimed.value - self._skipped.value}
+
+
+def _fits(array: Any, dtype: Any, shape: tuple[int, ...]) -> bool:
+    return bool(getattr(array, "dtype", None) == dtype and array.shape == shape)
+
+
+def _make(capacity: int, fields: Mapping[str, tuple[tuple[int, ...], Any]], prioritized: bool) -> Any:
+    """A mutable object with all arrays of a ring in one buffer, made where it stays."""
+    import numpy as np
+
+    layout: list[tuple[str, tuple[int, ...], Any, int]] = []
+    size = 0
+
+    def add(name: str, shape: tuple[int, ...], dtype: Any) -> None:
+        nonlocal size
+        kind = np.dtype(dtype)
+        if kind.hasobject or kind.itemsize == 0:
+            raise NotMutableError(f"the field {name!r} cannot be of dtype {kind}: its elements are not bytes of known size")
+        layout.append((name, shape, kind, size))
+        size += -(-math.prod(shape) * kind.itemsize // 64) * 64
+
+    for name, (shape, dtype) in fields.items():
+        add(name, (capacity, *_dimensions(shape)), dtype)
+    add("_stamp", (capacity,), np.int64)
+    add("_claimed", (2,), np.int64)  # places given out, and those of them that were left out
+    if prioritized:
+        add("_tree", (2 << (capacity - 1).bit_length(),), np.float64)
+        add("_highest", (1,), np.float64)
+    ref = current().new_array(serialization._dumps_call(_arrays, layout, serialization._placeholder()), size, True)
+    if prioritized:
+        current().get(ref, None)["_highest"][0] = 1
+    return ref
+
+
+def _arrays(layout: list[tuple[str, tuple[int, ...], Any, int]], buffer: Any) -> dict[str, Any]:
+    import numpy as np
+
+    return {name: np.ndarray(shape, dtype, buffer, start) for name, shape, dtype, start in layout}
 
 
 def _runs(places: Any) -> Iterator[tuple[int, int]]:
