@@ -337,10 +337,15 @@ void Client::flush_class(BlockCache& cache, u32 cls, u32 keep) {
   }
 }
 
-void Client::ensure_block(u64 size) {
+void Client::fill_cache(u64 size) {
   if (size > SMALL_LIMIT) return;
   u32 cls = class_of(size);
   if (!me->blocks[cls].count) refill_class(cls);
+}
+
+void Client::ensure_block(u64 size) {
+  if (size > SMALL_LIMIT || me->blocks[class_of(size)].count) return;
+  with_room(span_pages(class_of(size)) * PAGE, false, [&] { fill_cache(size); });
 }
 
 // A change may take and free several large blocks.

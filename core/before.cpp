@@ -27,19 +27,19 @@ void Client::before_make(Handle handle, Mutex* m) {
   BufferSpan* s = spans(handle);
   u64 start = p->nbuffers ? s[0].start : 0, size = p->nbuffers ? s[p->nbuffers - 1].start + s[p->nbuffers - 1].size - start : 0;
   u64 bytes = sizeof(Before) + size;
-  ensure_block(bytes);
   Offset* draft = nullptr;
   for (auto& d : me->drafts)
     if (!d) draft = &d;
   if (!draft)
     throw Error(Error::LIMIT, "DRAFTS: at most " + std::to_string(DRAFTS) + " threads of one process can copy an object for rollback at a time");
-  Offset block;
-  {
+  Offset block = with_room(bytes, false, [&] {
+    fill_cache(bytes);
     Tx tx(*this);
-    block = alloc_block(tx, bytes);
-    tx.set(*draft, block);
+    Offset place = alloc_block(tx, bytes);
+    tx.set(*draft, place);
     tx.commit();
-  }
+    return place;
+  });
   CRASH_POINT("before.draft");
   try {
     commit_block(block, bytes);

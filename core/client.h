@@ -135,7 +135,8 @@ struct Client {
 
   // allocator.cpp
   Offset alloc_block(Tx& tx, u64 size);       // tx holds nothing of the heap; ensure_block(size) came before
-  void ensure_block(u64 size);                // may refill the cache; throws FULL
+  void ensure_block(u64 size);                // may refill the cache, and spill for it; throws FULL
+  void fill_cache(u64 size);                  // the same without spilling: for within with_room()
   void commit_block(Offset block, u64 size, bool let_go = true);  // makes a fresh large block safe to touch; throws FULL
   void populate(Offset start, u64 len, bool cold, bool let_go);
   void fill(Offset from, Offset to, bool cold, bool let_go);

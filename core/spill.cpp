@@ -345,7 +345,7 @@ void Client::restore(Handle object) {
   };
   try {
     with_room(size, true, [&] {
-      ensure_block(size);
+      fill_cache(size);
       Tx tx(*this);
       Offset place = alloc_block(tx, size);
       tx.set(job->block, place);
