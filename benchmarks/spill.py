@@ -49,7 +49,7 @@ def plain(directory: str, piece: np.ndarray, count: int) -> tuple[float, float]:
     return written, read
 
 
-def spilled_file(directory: str) -> Iterator[int]:
+def spill_files(directory: str) -> Iterator[int]:
     for name in os.listdir("/proc/self/fd"):
         try:
             if os.readlink(f"/proc/self/fd/{name}").startswith(os.path.realpath(directory) + "/"):
@@ -84,12 +84,12 @@ def main() -> None:
     count = settings.arena // settings.object
     size = count * piece.nbytes
     times: dict[str, list[tuple[float, float]]] = {"plain": [], "shoal": []}
-    shoal.init(num_cpus=1, object_store_memory=size + size // 8, spill_directory=settings.directory)
-    [fd] = spilled_file(settings.directory)
-    for _ in range(settings.rounds):
-        times["plain"].append(plain(settings.directory, piece, count))
-        times["shoal"].append(through_shoal(fd, piece, count))
-    shoal.shutdown()
+    with tempfile.TemporaryDirectory(dir=settings.directory) as directory:
+        with shoal.init(num_cpus=1, object_store_memory=size + size // 8, spill_directory=directory):
+            [fd] = spill_files(directory)
+            for _ in range(settings.rounds):
+                times["plain"].append(plain(directory, piece, count))
+                times["shoal"].append(through_shoal(fd, piece, count))
     print(f"{count} objects of {settings.object} MB in {settings.directory}, {settings.rounds} rounds, median (slowest to fastest)")
     for at, what in enumerate(("write", "read")):
         speeds = {who: [size / t[at] / MB for t in found] for who, found in times.items()}
