@@ -84,12 +84,15 @@ def main() -> None:
     count = settings.arena // settings.object
     size = count * piece.nbytes
     times: dict[str, list[tuple[float, float]]] = {"plain": [], "shoal": []}
-    with tempfile.TemporaryDirectory(dir=settings.directory) as directory:
+    directory = tempfile.mkdtemp(dir=settings.directory)
+    try:
         with shoal.init(num_cpus=1, object_store_memory=size + size // 8, spill_directory=directory):
             [fd] = spill_files(directory)
             for _ in range(settings.rounds):
                 times["plain"].append(plain(directory, piece, count))
                 times["shoal"].append(through_shoal(fd, piece, count))
+    finally:
+        os.rmdir(directory)
     print(f"{count} objects of {settings.object} MB in {settings.directory}, {settings.rounds} rounds, median (slowest to fastest)")
     for at, what in enumerate(("write", "read")):
         speeds = {who: [size / t[at] / MB for t in found] for who, found in times.items()}
