@@ -227,9 +227,9 @@ PyObject* submit(PyObject*, PyObject* const* a, Py_ssize_t n) {
 
 // Stores an exception. In a full arena it stores None, which needs no memory: who waits must be told something.
 bool store_error(Handle h, PyObject* error) {
-  C.patient = false;
+  patient = false;
   bool stored = store(h, error);
-  C.patient = true;
+  patient = true;
   if (stored) return true;
   if (!PyErr_ExceptionMatches(S.full_error)) return false;
   PyErr_Clear();

@@ -55,6 +55,8 @@ T peek(const T& field) {
 // Makes memory of the arena present; throws FULL if the system has none left.
 void commit_pages(int memfd, Offset start, u64 size);
 
+extern thread_local bool patient;  // false: memory that cannot be had is an error at once
+
 struct Client;
 
 // `local` and `views`, in one piece of private memory that is only filled where it is used.
@@ -236,7 +238,6 @@ struct Client {
     }
   };
   u32 starved_waits = 0;                       // threads of this process that wait for memory
-  bool patient = true;                         // false: an error is to come at once
   void ring_waiter(u32 waiter);                // as in Entry::waiter
   void ring_starved();
   void set_starved(bool on);

@@ -13,6 +13,8 @@
 
 namespace shoal {
 
+thread_local bool patient = true;
+
 void Client::ring_waiter(u32 waiter) {
   if (waiter == WAITER_MANY) {
     for (u32 s = 0, n = h->slots_top.load(); s < n; s++)

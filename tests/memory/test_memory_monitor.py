@@ -74,18 +74,34 @@ def test_the_one_that_uses_most_goes_and_a_task_that_may_run_again_goes_first(fr
     processes = {p["pid"]: Fake(p["pid"], p["slot"]) for p in _core.processes() if p["role"] == _core.WORKER and p["running"]}
     said = []
     monitor = memory_monitor.MemoryMonitor(0.9, lambda process, text: said.append((process.pid, text)))
-    reading = [80, 100]
+    reading = [80 << 40, 100 << 40]
     monitor.readings = lambda: (*reading, "the test")
     assert monitor.look(processes.values()) == memory_monitor.FAST_S and not said
-    reading[0], monitor.next_look = 95, 0
+    reading[0], monitor.next_look = 95 << 40, 0
     largest = max(processes, key=memory_monitor.private_memory)
     monitor.look(processes.values())
     [(pid, text)] = said
-    assert pid != largest and "95 bytes of the test's 100 bytes" in text and f"use (pid {largest})" in text
+    assert pid != largest and "97280.0 GB of the test's 102400.0 GB" in text and f"use (pid {largest})" in text
     assert "it will run again" in text and monitor.verdict(pid) and not monitor.verdict(largest)
     until(lambda: _core.statistics()["deaths"] == 1)
     (tmp_path / "done").touch()
     assert shoal.get([small, large, once], timeout=60) == [1, 1, 1]
+
+
+def test_what_nobody_needs_in_memory_goes_first(fresh):
+    fresh(num_cpus=1, memory_usage_threshold=0, object_store_memory=64 * MB)
+    idle, unseen = ([shoal.put(np.full(MB, i, np.uint8)) for i in range(20)] for _ in range(2))
+    idle.clear()
+    monitor = memory_monitor.MemoryMonitor(0.5, lambda *_: pytest.fail("nothing was to be ended"))
+    reading = [60 * MB, 100 * MB]
+    monitor.readings = lambda: (*reading, "the test")
+    assert _core.statistics()["idle_bytes"] >= 20 * MB
+    monitor.look([])
+    assert _core.statistics()["idle_bytes"] == 0 and _core.statistics()["spilled_bytes"] == 0
+    monitor.next_look = 0
+    monitor.look([])
+    assert _core.statistics()["spilled_bytes"] == 20 * MB + 20 * 160 and _core.statistics()["idle_bytes"] == 0
+    assert [int(shoal.get(ref)[-1]) for ref in unseen] == list(range(20))
 
 
 def test_an_idle_session_is_not_watched(fresh, tmp_path, monkeypatch):

@@ -127,6 +127,7 @@ def test_spilling_can_be_switched_off_and_its_directory_chosen(fresh, tmp_path, 
     with pytest.raises(TypeError, match="spill_directory"):
         shoal.init(spill_directory=7)
     fresh(object_store_memory=8 * MB, spill_directory=tmp_path)
+    assert shoal.init(ignore_reinit_error=True)["spill_directory"] == str(tmp_path)
     refs = [shoal.put(array(i)) for i in range(16)]
     assert spilled(refs[0]) and list(tmp_path.iterdir()) == []
     shoal.shutdown()

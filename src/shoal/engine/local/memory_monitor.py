@@ -1,4 +1,4 @@
-"""Ends the call that uses most memory before the kernel ends something else.
+"""Keeps the memory of all processes below the limit: shrinks the arena, or ends the call that uses most, before the kernel does.
 
 The supervisor looks while calls run, a few times a second, at the memory of the machine and of the control groups that it is
 in (versions 1 and 2). An idle session is not looked at: the first call after two idle seconds rings the supervisor.
@@ -21,6 +21,7 @@ SLOW_S, FAST_S = 0.5, 0.1  # between two looks: far from the threshold, and near
 NEAR = 0.1
 PAUSE_S = 1.0  # for the memory of the one that was ended to come back
 IDLE_S = 2.0
+LEAST_SPILLED, MOST_SPILLED = 64 << 20, 512 << 20  # at a time: deaths are not repaired meanwhile
 _TASK, _ACTOR_CALL = 0, 2  # TaskKind in core/abi.h
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -157,12 +158,21 @@ class MemoryMonitor:
         if now < self.next_look:
             return self.next_look - now
         used, limit, whose = self.readings()
-        if used >= self.threshold * limit and now >= self.quiet_until and not self.ended:
+        too_much = int(used - self.threshold * limit)
+        if too_much >= 0 and now >= self.quiet_until and not self.ended and not self._shrink_arena(too_much):
             self._end_one(processes, used, limit, whose)
             self.quiet_until = now + PAUSE_S
         pause = FAST_S if used >= (self.threshold - NEAR) * limit else SLOW_S
         self.next_look = now + pause
         return pause
+
+    @staticmethod
+    def _shrink_arena(wanted: int) -> bool:
+        """Give back what is free in the arena, then what nobody looks at; whether that is as much as is wanted."""
+        given = _core.trim(0)
+        if given < wanted <= MOST_SPILLED and _core._spill(max(wanted - given, LEAST_SPILLED)):
+            given += _core.trim(0)
+        return given >= wanted
 
     def _end_one(self, processes: Iterable[Process], used: int, limit: int, whose: str) -> None:
         candidates = []
