@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import quantity, times
+from benchmarks.report import goal_cells, quantity, times
 from benchmarks.rows import GROUPS
 from benchmarks.run import ROOT
 
@@ -28,8 +28,8 @@ def section(result: dict[str, Any]) -> str:
         f"Linux {machine['kernel'].split('-')[0]}, Python {versions['python']}, Ray {versions.get('ray', '-')}: the medians of "
         f"{result['rounds']} rounds in which all peers take turns.",
         "",
-        "| | Shoal | Ray | best other peer | Shoal to Ray | to the best other |",
-        "|---|--:|--:|---|--:|--:|",
+        "| | Shoal | goal | | Ray | best other peer | Shoal to Ray | to the best other |",
+        "|---|--:|--:|---|--:|---|--:|--:|",
     ]
     for group in GROUPS:
         lines += [_line(row) for row in result["rows"] if row["group"] == group and "median" in row["peers"]["shoal"]]
@@ -48,7 +48,7 @@ def _line(row: dict[str, Any]) -> str:
     peers, unit, best = row["peers"], row["unit"], row["best_other"]
     other = f"{quantity(peers[best]['median'], unit)} ({best})" if best else "-"
     ray = quantity(peers.get("ray", {}).get("median"), unit)
-    cells = [row["title"], f"**{quantity(peers['shoal']['median'], unit)}**", ray, other]
+    cells = [row["title"], f"**{quantity(peers['shoal']['median'], unit)}**", *goal_cells(row), ray, other]
     return f"| {' | '.join([*cells, times(row['ratio_to_ray']), times(row['ratio_to_best_other'])])} |"
 
 

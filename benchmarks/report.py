@@ -209,10 +209,6 @@ def markdown(result: dict[str, Any]) -> str:
 def _cells(row: dict[str, Any], program: bool) -> list[str]:
     unit, peers = row["unit"], row["peers"]
     best = row["best_other"]
-    goal = "-"
-    if row["goal"] is not None:
-        goal = f"{'≥' if row['higher_is_better'] else '≤'} {quantity(row['goal'], unit)}"
-    met = {None: "", True: "✓", False: "**short**"}[row["goal_met"]]
     cells = [
         row["title"],
         f"**{_with_spread(peers.get('shoal', {}), unit)}**",
@@ -220,13 +216,20 @@ def _cells(row: dict[str, Any], program: bool) -> list[str]:
         f"{best} {_with_spread(peers[best], unit)}" if best else "-",
         times(row["ratio_to_ray"]),
         times(row["ratio_to_best_other"]),
-        goal,
-        met,
+        *goal_cells(row),
         "; ".join(f"{name}: {_three(value)}" for name, value in row["multiples"].items()) or "-",
     ]
     if program:
         cells.insert(1, _with_spread(peers.get("serial", {}), unit))
     return cells
+
+
+def goal_cells(row: dict[str, Any]) -> list[str]:
+    """A row's goal, and whether it was met."""
+    goal = "-"
+    if row["goal"] is not None:
+        goal = f"{'≥' if row['higher_is_better'] else '≤'} {quantity(row['goal'], row['unit'])}"
+    return [goal, {None: "", True: "✓", False: "**short**"}[row["goal_met"]]]
 
 
 def _with_spread(peer: dict[str, Any], unit: str) -> str:

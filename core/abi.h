@@ -163,6 +163,8 @@ struct alignas(64) Slot {
   std::atomic<Handle> actor;  // [slot] the actor this process hosts; read by anybody as a hint
   std::atomic<u32> command;  // [word] requests to the process, CommandBits
   std::atomic<u32> threads;  // [word] of the program's own, counted when one of them had waited for long
+  std::atomic<u32> served;   // [word] tasks it has taken from queues; read by the supervisor as a hint
+  u32 pad;
   Offset drafts[DRAFTS];     // [slot] blocks of Befores that are being made
   SpillJob spills[SPILL_JOBS];  // [slot]
   // What wakes the process: `ring` goes up by one for each event, sleepers wait on it as a futex.
@@ -595,6 +597,7 @@ struct Header {
   std::atomic<u32> actors;    // [word] that live or will; a hint for the limit of processes
   std::atomic<u32> slots_committed;  // [word] slots below this have memory
   std::atomic<u32> unwatched;  // [word] 1: nobody watches the memory, as no task runs; who takes one rings the supervisor
+  std::atomic<u32> crowd;     // [word] 1: tasks wait and workers sleep, as no core is free; the supervisor looks in a moment
   std::atomic<i32> supervisor_status;  // [word] how the supervisor ended, by who saw that, before `dead`: see how_it_ended()
   Handle config;              // the session's settings, made by the driver before the supervisor starts
   char end_reason[256];       // written once, by the supervisor, before it ends of its own accord; read once `dead` is set

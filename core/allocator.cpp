@@ -41,7 +41,8 @@ constexpr u64 POPULATE_FROM = 256 << 10;          // larger blocks get their pag
 
 void commit_pages(int fd, Offset start, u64 size) {
   while (fallocate(fd, 0, off_t(start), off_t(size)) != 0)
-    if (errno != EINTR)
+    if (errno == EBADF) throw Error(Error::ENDED, "the session has ended here: this process has closed the files of it (os.closerange()?)");
+    else if (errno != EINTR)
       throw Error(Error::FULL, std::string("the system has no memory left for the arena: ") + std::strerror(errno));
 }
 

@@ -163,10 +163,12 @@ void Client::check_usable() const {
 }
 
 void Client::ring_supervisor() {
-  if (h->wanted.exchange(1) == 0) {
-    u64 one = 1;
-    while (write(eventfd, &one, sizeof one) < 0 && errno == EINTR) {
-    }
+  if (h->wanted.exchange(1) == 0) poke_supervisor();
+}
+
+void Client::poke_supervisor() {
+  u64 one = 1;
+  while (write(eventfd, &one, sizeof one) < 0 && errno == EINTR) {
   }
 }
 

@@ -446,17 +446,9 @@ nb::tuple shape(const std::vector<std::pair<std::string, i64>>& demand) {
 // How many queued tasks could run now, as far as resources go, and how many workers are looking for one.
 nb::tuple demand() {
   Scheduler& s = C.h->sched;
-  u64 could_run = 0;
-  for (u32 i = 0, n = s.nshapes.load(); i < n; i++) {
-    Shape& x = s.shapes[i];
-    i64 fit = x.length.load();
-    for (u32 k = 0; k < x.ndemands; k++)
-      if (x.amount[k] > 0) fit = std::min(fit, std::max<i64>(0, s.resources[x.resource[k]].available.load() / x.amount[k]));
-    could_run += u64(fit);
-  }
   u32 idle = 0;
   for (u32 w = 0; w < MAX_PROCESSES / 64; w++) idle += u32(__builtin_popcountll(s.idle[w].load() | s.spinning[w].load()));
-  return nb::make_tuple(could_run, idle);
+  return nb::make_tuple(C.could_run(), idle);
 }
 
 u64 ref_handle(nb::handle ref) {
@@ -545,7 +537,6 @@ NB_MODULE(_core, m) {
     });
   });
   m.def("address_space", &Client::address_space);
-  m.def("main_interpreter", [] { return PyInterpreterState_Get() == PyInterpreterState_Main(); });
   m.def("end_reason", [](const std::string& text) { std::strncpy(C.h->end_reason, text.c_str(), sizeof C.h->end_reason - 1); });
   m.def("attach", &attach);
   m.def("become", &become);
@@ -739,7 +730,9 @@ NB_MODULE(_core, m) {
 
   // the supervisor
   m.def("ring_supervisor", [] { C.ring_supervisor(); });
-  m.def("supervisor_looks", [] { C.h->wanted.store(0); });
+  m.def("supervisor_looks", [] { return C.h->wanted.exchange(0) != 0; });  // was it rung?
+  m.def("crowd", [] { return C.h->crowd.load() != 0; });
+  m.def("spread", [](i64 last, double ms) { return call([&] { return C.spread(last, ms); }); });
   m.def("demand", &demand);
   m.def("die_with_parent", [] { prctl(PR_SET_PDEATHSIG, 9); });
   m.def("share", &share);

@@ -165,7 +165,7 @@ bool fill_pickle(Handle h, PyObject* meta, PyObject* buffers, Collector& c);
 // ------------------------------------------------------------------------ objects (bindings_objects.cpp)
 
 enum class Waited { DONE, TIMEOUT, FAILED };
-Waited wait_done(Handle h, u64 deadline, bool now);
+Waited wait_done(Handle h, u64 deadline, bool now, const std::vector<Handle>* all = nullptr);  // all: that are needed, `h` among them
 bool parse_timeout(PyObject* o, u64* deadline, bool* now);
 bool ready_objects(PyObject* module);
 
@@ -184,6 +184,8 @@ class Watch {
   ~Watch();
   Watch(const Watch&) = delete;
   void change(Handle what);
+  void all_of(const std::vector<Handle>& handles) { all_ = &handles; }  // all are needed; `what` is one of them
+  Handle what() const { return what_; }
   void stop();  // the thread does something else now
   Waited nap(u32 seen);
 
@@ -196,6 +198,7 @@ class Watch {
   bool willing_;
   u32 epoch_ = S.epoch;
   Waiting* at_ = nullptr;
+  const std::vector<Handle>* all_ = nullptr;
   u64 since_ = 0, next_ = 0, pause_ = 0;
   std::vector<Stuck> seen_{};
 };

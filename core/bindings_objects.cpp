@@ -95,12 +95,13 @@ Waited nap(u32 seen, u64 deadline, u64 growth) {
   return deadline && end >= deadline ? Waited::TIMEOUT : Waited::DONE;
 }
 
-Waited wait_done(Handle h, u64 deadline, bool now) {
+Waited wait_done(Handle h, u64 deadline, bool now, const std::vector<Handle>* all) {
   Entry& e = C.entry(h);
   if (entry_done(&e)) return Waited::DONE;
   if (now) return Waited::TIMEOUT;
   Blocking blocking;
   Watch watch(WAIT_OBJECT, h, deadline);
+  if (all && all->size() > 1) watch.all_of(*all);
   try {
     for (;;) {
       C.check_usable();
@@ -185,7 +186,7 @@ PyObject* get_many(PyObject*, PyObject* const* args, Py_ssize_t n) {
   for (Py_ssize_t i = 0; ok && i < count; i++) ok = live_ref(PySequence_Fast_GET_ITEM(seq, i), &handles[size_t(i)]);
   bool helps = ok && count && C.me->role.load() == ROLE_WORKER;
   for (Py_ssize_t k = 0; ok && in_time && k < count; k++) {
-    Waited w = wait_done(handles[size_t(helps ? k : count - 1 - k)], deadline, now);
+    Waited w = wait_done(handles[size_t(helps ? k : count - 1 - k)], deadline, now, &handles);
     ok = w != Waited::FAILED;
     in_time = w != Waited::TIMEOUT;
   }
@@ -243,6 +244,7 @@ bool wait_for(const std::vector<Handle>& handles, size_t want, u64 deadline) {
   return guarded([&] {
     Blocking blocking;
     Watch watch(WAIT_OBJECT, 0, deadline);
+    if (want == handles.size()) watch.all_of(handles);
     while (!enough_done(&many)) {
       Task* t = nullptr;
       if (help && may_help()) {
@@ -265,9 +267,11 @@ bool wait_for(const std::vector<Handle>& handles, size_t want, u64 deadline) {
       for (size_t i = 0; i < handles.size(); i++)
         if (!entry_done(many.entries[i])) C.watch(handles[i]);
       if (enough_done(&many)) break;
-      if (want == handles.size())  // all are needed, so each is
-        for (size_t i = handles.size(); i-- > 0;)
-          if (!entry_done(many.entries[i])) watch.change(handles[i]);
+      if (want == handles.size() && (!watch.what() || entry_done(&C.entry(watch.what())))) {  // all are needed, so each is
+        size_t i = 0;
+        while (i < handles.size() - 1 && entry_done(many.entries[i])) i++;
+        watch.change(handles[i]);
+      }
       blocking.begin();
       Waited w = watch.nap(seen);
       if (w == Waited::FAILED) return false;

@@ -256,9 +256,8 @@ Task* task_arg(PyObject* o) {
   return PyErr_Occurred() ? nullptr : C.at<Task>(offset);
 }
 
-bool worker_has_reason(void*) {
-  return C.work_visible() || C.me->command.load(std::memory_order_relaxed) || C.h->stopping.load(std::memory_order_relaxed);
-}
+bool told() { return C.me->command.load(std::memory_order_relaxed) || C.h->stopping.load(std::memory_order_relaxed); }
+bool worker_has_reason(void*) { return C.work_visible() || told(); }
 
 // next_task() -> call, or None: leave
 PyObject* next_task(PyObject*, PyObject*) {
@@ -272,8 +271,9 @@ PyObject* next_task(PyObject*, PyObject*) {
     for (;;) {
       C.check_usable();
       if (C.h->stopping.load() || C.me->command.load() & CMD_EXIT) return true;
-      t = C.take_task();
-      if (!t) {
+      bool surplus = C.surplus_worker();
+      if (!surplus) t = C.take_task();
+      if (!t && !surplus) {
         s.spinning[word].fetch_or(bit, std::memory_order_seq_cst);
         bool found;
         {
@@ -297,7 +297,8 @@ PyObject* next_task(PyObject*, PyObject*) {
       s.idle[word].fetch_or(bit, std::memory_order_seq_cst);
       std::atomic_thread_fence(std::memory_order_seq_cst);
       Waited w = Waited::DONE;
-      if (!worker_has_reason(nullptr)) w = nap(seen, 0, IDLE_GROWTH);
+      if (surplus) C.tell_crowd();
+      if (surplus ? !told() : !worker_has_reason(nullptr)) w = nap(seen, 0, IDLE_GROWTH);
       s.idle[word].fetch_and(~bit, std::memory_order_seq_cst);
       if (w == Waited::FAILED) return false;
     }

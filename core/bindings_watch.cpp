@@ -1,10 +1,15 @@
 // A wait without a limit of time looks now and then whether it can ever end (deadlock.cpp).
+#include <algorithm>
+
 #include "bindings.h"
 
 namespace shoal::py {
 
 namespace {
 constexpr u64 FIRST_LOOK_NS = 250'000'000, SECOND_LOOK_NS = 100'000'000, LONGEST_NS = 5'000'000'000;
+// Of a wait for several results only one is published. Who closes a circle through another of them cannot find it, so here
+// the one who waits has to look, however long it has waited.
+constexpr u64 LONGEST_OF_SEVERAL_NS = 300'000'000;
 thread_local Offset thread_task = 0;  // the call that this thread runs, if it is not the main one
 }  // namespace
 
@@ -76,9 +81,17 @@ bool Watch::look() {
       Py_XDECREF(e);
       return false;
     }
+    if (circle.empty() && all_) {
+      Handle other = find_circle_through(C, thread_id(), since_, *all_);
+      if (other) {  // published, it can be found like any other; and it is looked at again
+        change(other);
+        next_ = now_ns() + SECOND_LOOK_NS;
+        return true;
+      }
+    }
     bool new_one = !circle.empty() && circle != seen_;
     seen_ = std::move(circle);
-    if (!new_one) pause_ = pause_ < LONGEST_NS ? pause_ * 2 : LONGEST_NS;
+    if (!new_one) pause_ = std::min(pause_ * 2, all_ ? LONGEST_OF_SEVERAL_NS : LONGEST_NS);
     next_ = now_ns() + (new_one ? SECOND_LOOK_NS : pause_);
     return true;
   }, false);

@@ -133,7 +133,8 @@ struct Client {
   void detach();
   void become(u32 slot, Role role, i32 pid);
   void check_usable() const;
-  void ring_supervisor();  // (any thread)
+  void ring_supervisor();
+  void poke_supervisor();                      // wakes it, no more  // (any thread)
 
   // allocator.cpp
   Offset alloc_block(Tx& tx, u64 size);       // tx holds nothing of the heap; ensure_block(size) came before
@@ -268,6 +269,15 @@ struct Client {
   void slept(u64 ns);
   void watch(Handle h);                        // ring us when h is done
   void wake_worker();
+  u32 could_run() const;
+  void tell_crowd();
+  bool surplus_worker();                       // should this worker leave the tasks that wait to others?
+  u64 cpu_before = 0;                          // ... what was used when it was asked last
+  i64 slept_before = -1;
+  bool slow_look = false;                      // supervisor: of spread()
+  bool crowded(u32 limit) const;                        // as many workers are awake as there are cores
+  u32 wake_idle(u32 most);                     // workers asleep; returns how many
+  i64 spread(i64 last, double ms);             // supervisor: a look at the crowd, see wait.cpp
 
   // tasks.cpp
   u32 shape_of(const std::vector<std::pair<std::string, i64>>& demand, bool* feasible);
@@ -288,7 +298,8 @@ struct Client {
   void unlink_dep(Tx& tx, Dep* d);
   bool fits(const Shape& s) const;
   bool grant(Tx& tx, u32 shape);
-  u32 rotor = 0, served = 0;
+  static constexpr u32 LEASE_TASKS = 32;       // a worker takes before it lets other shapes have their turn
+  u32 rotor = 0;
   Task* take_task();                           // nullptr: nothing to run now
   bool steal(Handle h, Task** out);            // the queued task that makes h, for ourselves
   void finish(Task* t);                        // all returns are published (or given up)

@@ -17,6 +17,9 @@
 // was in its wait all the time between the two looks: it has released no lock and finished no call, so what was found to
 // be held by it in both looks was held by it throughout.
 //
+// Several results. A thread that needs all of several results publishes one of them. When it looks and finds no circle, it
+// looks at the others too (find_circle_through), and publishes the one that it finds a circle through instead.
+//
 // One raises. The thread whose wait is the youngest has closed the circle: it alone reports it (unless it must not be
 // interrupted: then the youngest that may).
 #include "deadlock.h"
@@ -157,6 +160,26 @@ struct Search {
     }
   }
 
+  // Takes away what somebody else might end; the wait `sure` stays.
+  void reduce(size_t sure) {
+    for (bool changed = true; changed;) {
+      changed = false;
+      for (size_t i = 0; i < all.size(); i++) {
+        std::vector<size_t> on;
+        if (i != sure && hopeless[i] && !is_hopeless(all[i], on)) {
+          hopeless[i] = 0;
+          changed = true;
+        }
+      }
+    }
+  }
+
+  size_t find_wait(u64 thread, u64 since) const {
+    size_t i = 0;
+    while (i < all.size() && (all[i].thread != thread || all[i].since != since)) i++;
+    return i;
+  }
+
   // The shortest circle through the wait `me`.
   std::vector<Stuck> circle(size_t me) {
     std::vector<size_t> from(all.size(), all.size()), next{me};
@@ -186,19 +209,23 @@ struct Search {
 std::vector<Stuck> find_circle(Client& c, u64 thread, u64 since) {
   Search s{c};
   s.collect();
-  for (bool changed = true; changed;) {
-    changed = false;
-    for (size_t i = 0; i < s.all.size(); i++) {
-      std::vector<size_t> on;
-      if (s.hopeless[i] && !s.is_hopeless(s.all[i], on)) {
-        s.hopeless[i] = 0;
-        changed = true;
-      }
-    }
+  s.reduce(s.all.size());
+  size_t me = s.find_wait(thread, since);
+  return me < s.all.size() && s.hopeless[me] ? s.circle(me) : std::vector<Stuck>();
+}
+
+Handle find_circle_through(Client& c, u64 thread, u64 since, const std::vector<Handle>& objects) {
+  Search s{c};
+  s.collect();
+  size_t me = s.find_wait(thread, since);
+  if (me == s.all.size()) return 0;
+  s.reduce(me);  // those that are hopeless if it is
+  for (Handle object : objects) {
+    std::vector<size_t> on;
+    s.all[me].what = object;
+    if (s.object(object, on) && !s.circle(me).empty()) return object;
   }
-  for (size_t i = 0; i < s.all.size(); i++)
-    if (s.hopeless[i] && s.all[i].thread == thread && s.all[i].since == since) return s.circle(i);
-  return {};
+  return 0;
 }
 
 bool is_victim(const std::vector<Stuck>& circle) {

@@ -390,13 +390,15 @@ Task* Client::pop(Tx& tx, Shape& x) {  // [Shape::lock]
 // costs one lock; now and then it gives the grant back, so that other demands have their turn.
 Task* Client::take_task() {
   Scheduler& s = h->sched;
+  u32 served = me->served.load(std::memory_order_relaxed) + 1;
   if (me->lease) {
     Shape& x = s.shapes[me->lease - 1];
-    if (++served % 32 && x.length.load(std::memory_order_relaxed)) {
+    if (served % LEASE_TASKS && x.length.load(std::memory_order_relaxed)) {
       Tx tx(*this);
       tx.lock(x.lock);
       Task* t = pop(tx, x);
       tx.commit();
+      me->served.store(served, std::memory_order_relaxed);
       if (t) return t;
     }
   }
@@ -415,6 +417,7 @@ Task* Client::take_task() {
     if (!x.head || !grant(tx, i)) continue;
     Task* t = pop(tx, x);
     tx.commit();
+    me->served.store(served, std::memory_order_relaxed);
     wake_worker();  // what we gave back may be enough for more than this one
     return t;
   }

@@ -16,6 +16,7 @@
 // are cores, so it never keeps a runnable one off a core; the budget halves when spinning did not help.
 #include <linux/futex.h>
 #include <sched.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -28,6 +29,7 @@
 namespace shoal {
 
 constexpr u64 SPIN_MAX_NS = 50000, SPIN_MIN_NS = 1000;
+constexpr u64 SHORT_US = 250;  // a task that is not worth another process's waking up
 
 static bool any(const std::atomic<u64>* bits) {
   u64 all = 0;
@@ -126,22 +128,92 @@ bool Client::runnable() const {
 
 // One more task can run: sees to it that somebody looks. A spinning worker will find it by itself, and wakes the
 // next one if there is still more.
+//
+// A worker more than there are cores helps only if those that are awake do not get on, because their tasks are long or
+// sleep. With short ones it would cost a wake-up, two changes of context and a share of everybody's caches for a task or
+// two. So then nobody is woken at once: the supervisor compares a moment later what was done meanwhile (spread()).
+// No task is forgotten: `crowd` is set after the task was queued, and cleared before the supervisor looks at the queues.
 void Client::wake_worker() {
   Scheduler& s = h->sched;
   if (!runnable()) return;  // whoever gives back what it needs will look again
   if (any(s.spinning)) return;
-  for (u32 w = 0; w < MAX_PROCESSES / 64; w++) {
-    u64 bits = s.idle[w].load(std::memory_order_relaxed);
-    while (bits) {
+  if (any(s.idle) && crowded(h->cpus)) return tell_crowd();
+  if (!wake_idle(1) && !h->wanted.load(std::memory_order_relaxed)) ring_supervisor();
+}
+
+void Client::tell_crowd() {
+  if (!h->crowd.load(std::memory_order_seq_cst) && h->crowd.exchange(1, std::memory_order_seq_cst) == 0) poke_supervisor();
+}
+
+// Are so many workers awake?
+bool Client::crowded(u32 limit) const {
+  u32 workers = 0;
+  for (u32 w = 0; w < MAX_PROCESSES / 64; w++)
+    for (u64 bits = h->sched.awake[w].load(std::memory_order_relaxed); bits; bits &= bits - 1)
+      if (slots[w * 64 + u32(__builtin_ctzll(bits))].role.load(std::memory_order_relaxed) == ROLE_WORKER && ++workers >= limit)
+        return true;
+  return false;
+}
+
+u32 Client::wake_idle(u32 most) {
+  Scheduler& s = h->sched;
+  u32 woken = 0;
+  for (u32 w = 0; w < MAX_PROCESSES / 64; w++)
+    for (u64 bits = s.idle[w].load(std::memory_order_relaxed); bits && woken < most; bits &= bits - 1) {
       u64 bit = bits & -bits;
-      if (s.idle[w].fetch_and(~bit, std::memory_order_seq_cst) & bit) {
-        ring(w * 64 + u32(__builtin_ctzll(bit)));
-        return;
-      }
-      bits &= ~bit;
+      if (!(s.idle[w].fetch_and(~bit, std::memory_order_seq_cst) & bit)) continue;
+      ring(w * 64 + u32(__builtin_ctzll(bit)));
+      woken++;
     }
+  return woken;
+}
+
+// Who is one too many, and has run short tasks only, sleeps although there are more: it has set its idle bit, and after that
+// tells of the crowd, so the supervisor sees both. Asked now and then; short is what took little time and never slept.
+bool Client::surplus_worker() {
+  if (me->served.load(std::memory_order_relaxed) % LEASE_TASKS || !crowded(h->cpus + 1)) return false;
+  rusage use;
+  getrusage(RUSAGE_THREAD, &use);
+  u64 cpu_us = u64(use.ru_utime.tv_sec + use.ru_stime.tv_sec) * 1000000 + u64(use.ru_utime.tv_usec + use.ru_stime.tv_usec);
+  bool awake = use.ru_nvcsw == slept_before, quick = cpu_us - cpu_before < LEASE_TASKS * SHORT_US;
+  slept_before = use.ru_nvcsw;
+  cpu_before = cpu_us;
+  return awake && quick;
+}
+
+// `last`: the tasks that had been taken at the look before, `ms` milliseconds ago; < 0: this is the first. Returns them as
+// they are now, if there must be another look; -1: nothing waits, or all who can help were woken.
+i64 Client::spread(i64 last, double ms) {
+  h->crowd.store(0, std::memory_order_seq_cst);
+  if (!runnable() || !any(h->sched.idle)) return -1;
+  u64 taken = 0;
+  for (u32 i = 0, n = h->slots_top.load(std::memory_order_acquire); i < n; i++) taken += slots[i].served.load(std::memory_order_relaxed);
+  if (last >= 0 && double(taken - u64(last)) * SHORT_US < 1000 * ms * h->cpus) {
+    if (slow_look) {  // twice in a row: those that are awake may have been kept off their cores for a moment
+      slow_look = false;
+      wake_idle(could_run());
+      return -1;
+    }
+    slow_look = true;
+  } else {
+    slow_look = false;
   }
-  if (!h->wanted.load(std::memory_order_relaxed)) ring_supervisor();
+  h->crowd.store(1, std::memory_order_seq_cst);
+  return i64(taken);
+}
+
+// How many queued tasks could run now, as far as resources go.
+u32 Client::could_run() const {
+  const Scheduler& s = h->sched;
+  u64 sum = 0;
+  for (u32 i = 0, n = s.nshapes.load(std::memory_order_acquire); i < n; i++) {
+    const Shape& x = s.shapes[i];
+    i64 fit = x.length.load(std::memory_order_relaxed);
+    for (u32 k = 0; k < x.ndemands; k++)
+      if (x.amount[k] > 0) fit = std::min(fit, std::max<i64>(0, s.resources[x.resource[k]].available.load() / x.amount[k]));
+    sum += u64(fit);
+  }
+  return u32(std::min<u64>(sum, ~0u));
 }
 
 }  // namespace shoal

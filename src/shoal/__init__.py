@@ -14,7 +14,10 @@ The public names are all here. Where they live:
 
 from typing import Any
 
-from shoal import _futures, _requirements, actor, exceptions, remote_function, runtime_context, sync, util
+from shoal import _requirements  # noqa: F401  (before anything native)
+
+# isort: split
+from shoal import _futures, actor, exceptions, remote_function, runtime_context, sync, util
 from shoal._api import (
     available_resources,
     cancel,
@@ -43,7 +46,6 @@ from shoal.runtime_context import get_runtime_context
 from shoal.sync import lock
 from shoal.versioned import Versioned
 
-_requirements.check()
 _futures.install()
 
 ObjectID = ObjectRef  # Ray's older name
@@ -57,7 +59,21 @@ def __getattr__(name: str) -> Any:
             return version("shoal")
         except PackageNotFoundError:  # used from a source tree
             return "0.0.0"
+    if name in _ABSENT:
+        raise AttributeError(f"shoal.{name}: Ray's {name} is not part of Shoal{_ABSENT[name]}")
     raise AttributeError(f"module 'shoal' has no attribute {name!r}")
+
+
+_ABSENT = {
+    **dict.fromkeys(("dag", "data", "rllib", "serve", "train", "tune"), "; it has Ray Core's tasks, actors and objects"),
+    **dict.fromkeys(
+        ("ActorID", "JobID", "NodeID", "PlacementGroupID", "TaskID", "UniqueID", "WorkerID"), ": ids are strings of hex"
+    ),
+    "JobConfig": ": give init() namespace and runtime_env",
+    "LoggingConfig": ": use Python's logging; init(log_to_driver=False) keeps the workers' output off the terminal",
+    "timeline": ": to see where the time goes profile the function itself",
+    **dict.fromkeys(("cpp_function", "java_actor_class", "java_function"), ": it runs Python only"),
+}
 
 
 __all__ = [

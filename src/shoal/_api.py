@@ -93,7 +93,9 @@ def init(
         ignore_reinit_error: return the present session instead of an error when there is one.
         log_to_driver: whether what workers print appears here (default: yes).
         local_mode: refused; debug with `num_cpus=1` instead.
-        runtime_env: {"env_vars": {...}}, environment variables of all tasks and actors; other keys are ignored with a warning.
+        runtime_env: for all tasks and actors: "env_vars", a dict of environment variables; "working_dir", a folder to work and
+            import in, used where it is; "py_modules", a list of packages or modules to make importable. Other keys are
+            ignored with a warning.
         **kwargs: other settings of `ray.init` are accepted and do nothing; anything else is a TypeError.
 
     Of the settings, a guest gives `namespace` and `token` only: the others are those of the session (ValueError).

@@ -16,6 +16,7 @@ import math
 import numbers
 import os
 import sys
+import types
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -232,14 +233,30 @@ def _runtime_env(name: str, value: Any) -> dict[Any, Any] | None:
     if not env:
         return env
     _mapping(f"{name}['env_vars']", env.get("env_vars"))
-    ignored = sorted(str(key) for key in env if key not in ("env_vars", "config"))
+    if env.get("working_dir") is not None:
+        env["working_dir"] = _existing(f"{name}['working_dir']", env["working_dir"], folder=True)
+    if env.get("py_modules") is not None:
+        env["py_modules"] = [_existing(f"{name}['py_modules']", m) for m in _list(f"{name}['py_modules']", env["py_modules"]) or ()]
+    ignored = sorted(str(key) for key in env if key not in ("env_vars", "working_dir", "py_modules", "excludes", "config"))
     if ignored:
         warnings.warn(
-            f"{name} knows 'env_vars' only; ignored: {', '.join(ignored)}. Tasks and actors run in the driver's directory, with "
-            "its sys.path and installed packages",
+            f"{name} knows 'env_vars', 'working_dir' and 'py_modules' only; ignored: {', '.join(ignored)}. Tasks and actors have "
+            "the driver's installed packages",
             stacklevel=6,
         )
     return env
+
+
+def _existing(name: str, place: Any, *, folder: bool = False) -> str:
+    """The absolute path of a folder, or of a package or module: a path, or the imported module itself."""
+    if isinstance(place, types.ModuleType):
+        place = place.__path__[0] if hasattr(place, "__path__") else place.__file__
+    if not isinstance(place, (str, os.PathLike)):
+        raise _wrong_type(name, "a path", place)
+    path = os.path.abspath(os.path.expanduser(place))
+    if not (os.path.isdir(path) if folder else os.path.exists(path)):
+        raise ValueError(f"{name} must be {'a folder' if folder else 'a package or module'} on this machine: {place!r} is none")
+    return path
 
 
 def validate_runtime_env(value: Any) -> dict[Any, Any] | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+from shoal._api import get_gpu_ids
 from shoal.engine import current
 
 
@@ -57,10 +59,52 @@ class RuntimeContext:
     @property
     def was_current_actor_reconstructed(self) -> bool:
         """Whether this actor was restarted after a death of its process."""
-        return bool(current().context().get("attempt"))
+        return bool(current().context().get("restarts"))
 
     def get_assigned_resources(self) -> dict[str, float]:
+        """What the present task or actor takes while it runs, by resource; {} in the driver."""
         return dict(current().context().get("resources", {}))
+
+    def get_accelerator_ids(self) -> dict[str, list[str]]:
+        """The accelerators granted to the present task or actor, by kind: {"GPU": ["0"]}."""
+        return {"GPU": [str(gpu) for gpu in get_gpu_ids()]}
+
+    def get_resource_ids(self) -> dict[str, list[str]]:
+        """Ray's older name for `get_accelerator_ids`."""
+        return self.get_accelerator_ids()
+
+    def is_canceled(self) -> bool:
+        """Whether the present task was cancelled: for one that catches KeyboardInterrupt, or runs in a thread."""
+        return bool(current().context().get("cancelled"))
+
+    def get_placement_group_id(self) -> None:
+        """The id of the placement group that this runs in: there are none."""
+
+    def get_node_labels(self) -> dict[str, str]:
+        """The labels of the node: none."""
+        return {}
+
+    @property
+    def runtime_env(self) -> dict[str, Any]:
+        """The runtime environment of the present task or actor, else of the session: what `env_vars` it was given."""
+        return dict(current().context().get("runtime_env") or {})
+
+    def get_runtime_env_string(self) -> str:
+        """`runtime_env` as JSON."""
+        return json.dumps(self.runtime_env)
+
+    @property
+    def current_placement_group_id(self) -> None:
+        return None
+
+    @property
+    def should_capture_child_tasks_in_placement_group(self) -> bool:
+        return False
+
+    @property
+    def gcs_address(self) -> str:
+        """The address of Ray's control server: there is none, "" stands for this machine."""
+        return ""
 
     @property
     def namespace(self) -> str:

@@ -146,7 +146,7 @@ def test_the_readme_gets_the_table_between_its_marks(tmp_path: Path) -> None:
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "old" not in text
-    assert text.count("| single client tasks sync | **200k/s** | 1.00k/s | 8.00k/s (joblib) | 200x | 25.0x |") == 1
+    assert text.count("| single client tasks sync | **200k/s** | ≥ 100k/s | ✓ | 1.00k/s | 8.00k/s (joblib) | 200x | 25.0x |") == 1
     path.write_text("no marks")
     with pytest.raises(ValueError, match="has no lines"):
         readme.update(result, path)

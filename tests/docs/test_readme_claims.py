@@ -127,7 +127,12 @@ def test_what_it_does_not_do():
     assert not shoal.is_initialized()
     for absent in ("data", "train", "tune", "serve"):
         assert importlib.util.find_spec(f"shoal.{absent}") is None
-    assert not hasattr(shoal.util, "placement_group")
+    with pytest.raises(NotImplementedError):
+        shoal.util.placement_group([{"CPU": 1}])
+    with pytest.raises(AttributeError, match="state"):
+        _ = shoal.util.state
+    with pytest.warns(UserWarning, match="ignored: conda, pip"):
+        shoal.remote(runtime_env={"pip": ["x"], "conda": "y"})(len)
 
 
 def test_the_figures_are_those_of_quick(tmp_path):

@@ -71,6 +71,16 @@ def test_in_an_imported_module(tmp_path):
     assert run("program.py", cwd=tmp_path) == OUTPUT
 
 
+def test_in_a_module_whose_folder_was_put_on_the_path_later(tmp_path):
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "mine.py").write_text(PROGRAM)
+    program = (
+        f"import shoal\nshoal.init(num_cpus=1)\nimport sys; sys.path.insert(0, {str(tmp_path / 'lib')!r})\nimport mine\nmine.main()"
+    )
+    (tmp_path / "program.py").write_text(program)
+    assert run("program.py", cwd=tmp_path) == OUTPUT
+
+
 def test_in_python_c():
     # Python keeps the text of -c from 3.13 on: before, a traceback has no lines of it, here or anywhere.
     expected = OUTPUT if sys.version_info >= (3, 13) else OUTPUT.replace("True True True", "False True True")

@@ -130,6 +130,7 @@ def test_an_actor_that_waits_for_its_own_call():
 def test_a_lock_and_a_result():
     """The driver holds the lock and waits for a call that needs it."""
     lock, party = shoal.lock("held by the driver"), Party.remote()
+    assert shoal.get(party.echo.remote(True))  # its start does not count
     start = time.monotonic()
     with lock:
         call = party.take.remote(lock)
@@ -293,3 +294,76 @@ def test_no_false_alarm_under_load():
     done = shoal.get([work.options(num_cpus=0).remote(locks, [ref], seed) for seed in range(5)])
     assert sum(done) == shoal.get(ref)[0]
     until(lambda: quiet() and _core.check() == "")
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("how", ["get", "wait"])
+def test_one_of_several_results(order, how):
+    """The others take their time: nobody waits for them to learn of the circle."""
+    lock, go = shoal.lock(), Event()
+
+    @shoal.remote(num_cpus=0)
+    def slow(go):
+        go.wait(30)
+
+    @shoal.remote(num_cpus=0)
+    def take(lock, answers):
+        try:
+            with lock:
+                return True
+        except DeadlockError as error:
+            answers.put((error.cycle, time.monotonic()))
+
+    answers = shoal.Queue()
+    with lock:
+        refs = [slow.remote(go), take.remote(lock, answers), slow.remote(go)][::order]
+        until(lambda: lock.statistics()["waiters"] == 1)
+        start = time.monotonic()
+        timer = threading.Timer(10, go.set)  # the end of the test if nobody is told
+        timer.start()
+        try:
+            shoal.get(refs) if how == "get" else shoal.wait(refs, num_returns=3)
+        except DeadlockError as error:
+            answers.put((error.cycle, time.monotonic()))
+        else:
+            pytest.fail("nobody was told")
+        finally:
+            timer.cancel()
+            timer.join()
+        go.set()
+    cycle, end = answers.get(timeout=10)
+    assert len(cycle) == 2 and end - start < 2
+
+
+def test_a_circle_that_closes_late_through_one_of_several_results():
+    lock, go, begin = shoal.lock(), Event(), Event()
+
+    @shoal.remote(num_cpus=0)
+    def slow(go):
+        go.wait(30)
+
+    @shoal.remote(num_cpus=0)
+    def take_later(lock, begin, stamps):
+        begin.wait(30)
+        stamps.put(time.monotonic())
+        try:
+            with lock:
+                return True
+        except DeadlockError as error:
+            stamps.put((error.cycle, time.monotonic()))
+            go.set()
+
+    stamps = shoal.Queue()
+    timer = threading.Timer(3, begin.set)  # by then those who have waited look seldom
+    timer.start()
+    told_here = None
+    with lock:
+        try:
+            shoal.get([take_later.remote(lock, begin, stamps), slow.remote(go)])
+        except DeadlockError as error:
+            told_here = error.cycle, time.monotonic()
+    start = stamps.get(timeout=10)
+    cycle, end = told_here or stamps.get(timeout=10)
+    assert len(cycle) == 2 and end - start < 2
+    go.set()
+    timer.join()

@@ -1,6 +1,8 @@
 """Many at once: tasks in the queue, threads of the driver, tasks that submit, all at the same time."""
 
+import os
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -169,3 +171,42 @@ def test_arguments_and_results_around_every_limit(size):
 
     text, data, array = shoal.get(same.remote("x" * size, b"y" * size, np.ones(size, np.uint8)))
     assert (len(text), data, array.sum()) == (size, b"y" * size, size)
+
+
+def test_tasks_that_sleep_spread_over_all_workers_though_there_are_fewer_cores(tmp_path):
+    """Nobody is woken at once beyond the number of cores: who sleeps inside its task must not keep the others waiting."""
+    shoal.shutdown()
+    shoal.init(num_cpus=16)
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    present = shoal.Queue()
+
+    @shoal.remote
+    def sleeps(present):
+        present.put(os.getpid())
+        with open(fifo, "rb") as pipe:  # until the driver, too, opens it
+            return pipe.read()
+
+    refs = [sleeps.remote(present) for _ in range(16)]
+    pids = {present.get(timeout=60) for _ in range(16)}
+    assert len(pids) == 16
+    assert shoal.get([double.options(num_cpus=0).remote(i) for i in range(3)]) == [0, 2, 4], "and one more is made for these"
+    with open(fifo, "wb"):
+        pass
+    assert shoal.get(refs) == [b""] * 16
+
+
+def test_short_tasks_are_done_by_as_many_workers_as_there_are_cores():
+    """... and the workers beyond that sleep on: most of the tasks run where the first ones ran."""
+    shoal.shutdown()
+    shoal.init(num_cpus=32)
+
+    @shoal.remote
+    def where():
+        return os.getpid()
+
+    shoal.get([where.remote() for _ in range(2000)])  # until all workers are there, and rest
+    counts = Counter(shoal.get([where.remote() for _ in range(20_000)]))
+    assert sum(counts.values()) == 20_000
+    assert sum(n for _, n in counts.most_common(8)) > 10_000
+    shoal.get([double.remote(i) for i in range(100)])  # whoever went to sleep is not needed for these

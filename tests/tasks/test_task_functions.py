@@ -122,9 +122,10 @@ def test_the_drivers_path_and_directory_reach_the_workers(tmp_path):
 
 def test_a_module_that_the_workers_cannot_find_is_an_error_that_names_it(tmp_path, monkeypatch):
     (tmp_path / "late_module.py").write_text("def one():\n    return 1\n")
-    monkeypatch.syspath_prepend(tmp_path)  # after the session began
+    monkeypatch.syspath_prepend(tmp_path)  # after the session began: what is on the path now goes with each function
     import late_module
 
+    monkeypatch.undo()
     with pytest.raises(ModuleNotFoundError, match="late_module"):
         shoal.get(shoal.remote(late_module.one).remote())
 

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from shoal import _core
-from shoal.cli import start, status, stop
+from shoal.cli import doctor, start, status, stop
 from shoal.exceptions import LimitError, ObjectStoreFullError, SessionError
 
-COMMANDS: tuple[Any, ...] = (start, status, stop)
+COMMANDS: tuple[Any, ...] = (start, status, stop, doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

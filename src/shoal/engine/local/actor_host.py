@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from shoal import _core, exceptions
 from shoal.actor import CALL_INDEX, METHOD_BITS, READY_INDEX, TERMINATE_INDEX, ActorExit, MethodSpec, method_table
 from shoal.engine.local.engine import DYNAMIC, RETRY_EXCEPTIONS, STREAMING, mourn
+from shoal.engine.local.environment import Applied
+from shoal.engine.local.worker import CALL
 from shoal.exceptions import ActorDiedError, TaskError
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ def host(worker: Worker, creation: list[Any]) -> NoReturn:
         settings, *rest = args
         name = settings["class_name"]
         worker.name_now(name)
-        worker.set_environment(settings["runtime_env"])
+        Applied(settings["runtime_env"]).begin()
         cls = worker.engine.exports.load(class_key).target
         ref = _core.share(handle)
         me = worker.engine.make_handle(ref, name, class_key, settings["max_task_retries"])
@@ -53,8 +55,9 @@ def host(worker: Worker, creation: list[Any]) -> NoReturn:
             "actor_name": settings["name"],
             "actor_handle": me,
             "task_id": f"{info['id']:048x}",
-            "attempt": info["attempt"],
+            "restarts": info["attempt"],
             "namespace": settings["namespace"],
+            "runtime_env": settings["runtime_env"] or worker.engine.config["runtime_env"],
         }
         if is_async(cls):
             from shoal.engine.local import actor_loop
@@ -123,6 +126,12 @@ class Host:
             if spec.index < CALL_INDEX:
                 self.methods[spec.index] = getattr(instance, spec.name)
         self.exit_code: int | None = None
+        worker.name_of = self._name_of
+
+    def _name_of(self, task: int) -> str:
+        """What `get_runtime_context().get_task_name()` says of a call."""
+        spec = self.specs.get(self.method_and_group(_core.task_info(task)["method"])[0])
+        return f"{self.class_name}.{spec.name if spec else '__init__'}"
 
     def _terminate(self) -> None:
         raise ActorExit
@@ -244,6 +253,7 @@ class Host:
     def _run_in_thread(self, call: Any, method: int, room: threading.Semaphore) -> None:
         task, _, _, _, args, kwargs, nreturns, flags = call
         _core.running(task)
+        CALL.set(task)
         try:
             if args is None:
                 raise kwargs
@@ -255,6 +265,7 @@ class Host:
         finally:
             del call, args, kwargs
             _core.running(0)
+            CALL.set(None)
             room.release()
 
     # -- on an event loop ----------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal import _core
 from shoal.engine.local.engine import DYNAMIC, STREAMING
+from shoal.engine.local.worker import CALL
 
 if TYPE_CHECKING:
     from shoal.engine.local.actor_host import Host
@@ -127,6 +128,7 @@ class AsyncServer:
         method, group = host.method_and_group(number)
         slots = None
         self.begun[task] = asyncio.current_task()
+        CALL.set(task)
         try:
             if args is None:
                 raise kwargs

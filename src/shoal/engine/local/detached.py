@@ -44,7 +44,7 @@ def start_detached(settings: dict[str, Any]) -> tuple[places.Place, dict[str, An
             files.update((to, os.dup(fd) if fd >= 0 else -1) for to, fd in zip((MEMFD, EVENTFD, SPILL), arena, strict=True))
         finally:
             _core.detach()
-        pid = spawn_supervisor(files, place, plan.variables)
+        pid = spawn_supervisor(files, place, plan.config["runtime_env"])
     except BaseException:
         _close(files)
         place.remove()

@@ -388,6 +388,7 @@ class LocalEngine(Engine):
             "node_id": f"{self.session:056x}",
             "job_id": "01000000",
             "namespace": self.namespace,
+            "runtime_env": self.config["runtime_env"],
             "worker_id": f"{self.session:016x}{_core.slot():08x}",
             "pid": os.getpid(),
             "spill_directory": self.config["spill"],

@@ -8,11 +8,13 @@ Every process unpickles an export once and keeps the result.
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 import sys
 from typing import Any
 
 from shoal import _core
+from shoal.engine.local.environment import Applied
 from shoal.serialization import dumps_by_value
 
 _FUNCTIONS = 3  # NAMES_FUNCTION in core/abi.h
@@ -35,13 +37,15 @@ class Exports:
 
     def __init__(self) -> None:
         self._loaded: dict[int, Export] = {}
-        self.path: list[str] = []  # of a guest: where workers, which have the session's own sys.path, may look for its modules
+        self.known_path = set(sys.path)  # what every process of the session imports from; for a guest: nothing
         self._refs: dict[int, Any] = {}  # keeps the objects, so that handles in this process stay valid
 
     def add(self, name: str, target: Any, extras: dict[str, Any]) -> int:
         """Store `target`; returns its handle. Raises PicklingError."""
-        if self.path:
-            extras = {**extras, "path": self.path}
+        folders: list[Any] = sys.path
+        added = [os.path.abspath(p) for p in folders if p not in self.known_path and isinstance(p, str)]
+        if added:
+            extras = {**extras, "path": added}
         (code, extra_code), refs = _core.collect_refs(lambda: (dumps_by_value(target), dumps_by_value(extras)))
         key = hashlib.blake2b(code + b"\0" + extra_code + name.encode(), digest_size=24).hexdigest()
         ref: Any = _core.name_get(_FUNCTIONS, key)
@@ -61,7 +65,11 @@ class Exports:
             name, extra_code, code, _ = _core.get(ref, None)
             extras = pickle.loads(extra_code)
             sys.path += [folder for folder in extras.pop("path", ()) if folder not in sys.path]
-            export = Export(name, extras, pickle.loads(code))
+            if "runtime_env" in extras:  # it says where to import from, too
+                with Applied(extras["runtime_env"]):
+                    export = Export(name, extras, pickle.loads(code))
+            else:
+                export = Export(name, extras, pickle.loads(code))
             self._refs[handle] = ref
             self._loaded[handle] = export
         return export

@@ -6,7 +6,6 @@ import atexit
 import os
 import socket
 import struct
-import sys
 from typing import Any
 
 from shoal import _core, _futures
@@ -179,7 +178,7 @@ class GuestSession:
             config["namespace"] = settings["namespace"]
         self.engine = LocalEngine(config)
         self.engine.process_facts = {"mode": "guest"}
-        self.engine.exports.path = [os.path.abspath(p) for p in sys.path]
+        self.engine.exports.known_path = set()
         atexit.register(self._at_exit)
         return self.engine
 

@@ -128,6 +128,6 @@ def _advice(error: OSError) -> str:
         release = os.uname().release
         return (
             f"; {f'{call}() is' if call else 'that is'} refused by the kernel ({release}) or by a filter of the container "
-            "(seccomp). Shoal needs Linux 5.4 or newer with memfd_create, pidfd_open, eventfd and futex: `shoal doctor` checks them"
+            "(seccomp). Shoal needs Linux 5.3 or newer with memfd_create, pidfd_open, eventfd and futex: `shoal doctor` checks them"
         )
     return f" ({call})" if call else ""

@@ -12,6 +12,7 @@ without text ends a line that was begun; one for stream 0 ends the session's out
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import io
 import os
@@ -184,11 +185,12 @@ class OutputPrinter(Lines):
             os.close(pipe)
             raise
 
-    def forked(self) -> None:
-        """In the child of a fork: the thread is the parent's, the copy of the pipe in nobody's use."""
+    def close_pipe(self) -> None:
+        """At the end of it; and in the child of a fork, where the thread is the parent's, the copy of the pipe in nobody's use."""
         pipe, self._pipe = self._pipe, -1
         if pipe >= 0:
-            os.close(pipe)
+            with contextlib.suppress(OSError):  # the program has closed it
+                os.close(pipe)
 
     def close(self) -> None:
         """Print what is left; the supervisor has sent the end of it, or is dead and its end of the pipe closed."""
@@ -205,9 +207,7 @@ class OutputPrinter(Lines):
             left, going = self._frames(left + data) if data else (b"", False)
         for pid, stream in list(self._open):
             self.finish_line(pid, stream)
-        pipe, self._pipe = self._pipe, -1
-        if pipe >= 0:
-            os.close(pipe)
+        self.close_pipe()
 
     def _frames(self, data: bytes) -> tuple[bytes, bool]:
         """Print the frames of `data`; returns what is left of it, and whether more is to come."""

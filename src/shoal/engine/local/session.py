@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import fcntl
 import json
 import os
@@ -20,6 +21,7 @@ from shoal import engine as engines
 from shoal._options import RESOURCE_UNIT, validate_init_resources
 from shoal.engine.local import hooks, places, wire
 from shoal.engine.local.engine import LocalEngine
+from shoal.engine.local.environment import folders_to_import_from
 from shoal.engine.local.limits import ARENA_SHARE, SMALLEST_ARENA, arena_size, explain, memory_limit, usable_cpus
 from shoal.engine.local.memory import open_spill_file, timeout_of
 from shoal.engine.local.memory_monitor import threshold_of
@@ -94,12 +96,12 @@ class Plan:
             "log_to_driver": True if log is None else bool(log),
             "memory_usage_threshold": threshold_of(settings.get("memory_usage_threshold")),
             "gpus": units["GPU"] > 0,
+            "runtime_env": settings.get("runtime_env") or {},
             # The devices that "GPU 0", "GPU 1", ... stand for; empty: their numbers.
             "gpu_names": [x.strip() for x in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if x.strip()],
             # Here and not among the supervisor's arguments, which everybody may read: who maps the arena has been let in.
             "token": None if token is None else check_token(token),
         }
-        self.variables: dict[str, Any] = (settings.get("runtime_env") or {}).get("env_vars") or {}
         self.spill_directory = settings.get("spill_directory")
 
     def take_place(self, needed: bool = False) -> tuple[places.Place | None, int]:
@@ -176,7 +178,7 @@ class Session:
             driver = _pidfd(self.owner)
             passed.append(driver)
             files = {MEMFD: memfd, EVENTFD: eventfd, OUTPUT: write_end, DRIVER: driver, LISTENER: listener, SPILL: spillfd}
-            self.supervisor = spawn_supervisor(files, self.place, plan.variables)
+            self.supervisor = spawn_supervisor(files, self.place, plan.config["runtime_env"])
         finally:
             for fd in passed:
                 if fd >= 0:
@@ -194,7 +196,7 @@ class Session:
         """This is the copy of a fork: what it has of the session's descriptors is closed, without a word to the session."""
         atexit.unregister(self._at_exit)
         if self.printer is not None:
-            self.printer.forked()
+            self.printer.close_pipe()
         if self._pidfd >= 0:
             os.close(self._pidfd)
         self._pidfd, self.supervisor, self.printer, self.engine = -1, 0, None, None
@@ -240,18 +242,21 @@ class Session:
                 os.kill(pid, signal.SIGKILL)
                 _wait_for_exit(pid, self._pidfd, 5.0)
             pidfd, self._pidfd = self._pidfd, -1
-            os.close(pidfd)
+            with contextlib.suppress(OSError):  # the program has closed it
+                os.close(pidfd)
 
 
-def spawn_supervisor(files: dict[int, int], place: places.Place | None, variables: dict[str, Any]) -> int:
+def spawn_supervisor(files: dict[int, int], place: places.Place | None, runtime_env: dict[str, Any]) -> int:
     """Start the supervisor; `files` maps the numbers of its descriptors to ours (-1: none). Returns its pid."""
     path: list[Any] = sys.path
     boot = {
-        "path": [_absolute(p) for p in path if isinstance(p, str)],
+        "path": [*folders_to_import_from(runtime_env), *(_absolute(p) for p in path if isinstance(p, str))],
+        "folder": runtime_env.get("working_dir"),
         "driver": DRIVER in files,
         "spill": files[SPILL] >= 0,
         "place": place and [os.path.dirname(place.folder), place.name],
     }
+    variables = runtime_env.get("env_vars") or {}
     environment = {**os.environ, **{name: str(text) for name, text in variables.items()}}
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         environment.setdefault(name, "1")  # a process per core already: threads in each would only get in the way

@@ -16,6 +16,7 @@ import selectors
 import signal
 import sys
 import time
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from shoal import _core, exceptions
@@ -34,6 +35,7 @@ _CMD_EXIT = 1
 GROW_AGAIN_S = 0.002  # between two looks while there is work and nobody idle
 CROWD = 4  # from so many workers per CPU on, another one is forked only every CROWD_PAUSE_S
 CROWD_PAUSE_S = 0.05
+SPREAD_S = 0.001  # between two looks at tasks that wait although workers sleep
 IDLE_S = 2.0  # workers beyond the number of CPUs leave when they have been idle for so long
 NO_WORKER_S = 5  # a session in which no worker can be started for so long is given up
 GRACE_S = 0.03  # at the end workers may leave by themselves for so long
@@ -88,6 +90,8 @@ class Supervisor:
             # The driver alone reads this pipe. If nobody does any more it has become another program (exec), or closed its files.
             self.selector.register(self.output, selectors.EVENT_READ, self._on_driver_gone)
         self.next_growth = 0.0
+        self.spread_at: float | None = None
+        self.spread_last, self.taken = 0.0, -1
         self.idle_since: float | None = None
         self.refused_since: float | None = None  # since when no worker could be forked
         self.ending = False
@@ -111,17 +115,23 @@ class Supervisor:
         import concurrent.futures.thread  # noqa: F401
 
         self.open_door()
-        timeout: float | None = 0
+        next_look: float | None = time.monotonic()
         while not self.ending and not self.terminated:
-            events = self.selector.select(timeout)
+            due = min((t for t in (next_look, self.spread_at) if t is not None), default=None)
+            events = self.selector.select(None if due is None else max(0.0, due - time.monotonic()))
             for key, _ in events:
                 key.data(key)
             # Only now, after the eventfd was read and before anything is looked at: whoever rings from here on writes to
             # the eventfd again. (The other way round a ring between the two would be read away and never looked at.)
-            _core.supervisor_looks()
+            rung = _core.supervisor_looks()
             if _core.stopping():
                 break
-            timeout = self.look()
+            now = time.monotonic()
+            if self.spread_at is not None or _core.crowd():
+                self._spread(now)
+            if rung or any(key.fd != self.eventfd for key, _ in events) or (next_look is not None and now >= next_look):
+                wait = self.look()
+                next_look = None if wait is None else now + wait
         self.end()
 
     def open_door(self) -> None:
@@ -159,6 +169,16 @@ class Supervisor:
         door = self.door.look() if self.door is not None else None
         waits = [self._grow(), self._shrink(), self._trim(), self.monitor.look(self.children.values()), door]
         return min((w for w in waits if w is not None), default=None)
+
+    def _spread(self, now: float) -> None:
+        """Do short tasks keep the cores busy, or do workers that sleep have to help? See core/wait.cpp."""
+        if self.spread_at is None:
+            self.taken = -1
+        elif now < self.spread_at:
+            return
+        self.taken = _core.spread(self.taken, 1000 * (now - self.spread_last))
+        self.spread_last = now
+        self.spread_at = None if self.taken < 0 else now + SPREAD_S
 
     def _grow(self) -> float | None:
         workers, starting = 0, 0
@@ -477,7 +497,12 @@ def _reason(code: int) -> str:
 
 
 def main(boot: dict[str, Any]) -> None:
+    # Python 3.12 and later warn of forks in a process with threads, which a BLAS may start. They hold no lock that a worker needs,
+    # and an error (-W error) would come after the fork.
+    warnings.filterwarnings("ignore", ".*use of fork", DeprecationWarning)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if boot["folder"]:
+        os.chdir(boot["folder"])
     supervisor = Supervisor(boot)
     signal.signal(signal.SIGTERM, supervisor.terminate)
     try:

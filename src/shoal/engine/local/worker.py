@@ -15,6 +15,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 from shoal import _core, exceptions
@@ -28,11 +29,14 @@ from shoal.engine.local.engine import (
     STREAMING,
     LocalEngine,
 )
+from shoal.engine.local.environment import Applied
 from shoal.engine.local.exports import Export
 from shoal.engine.local.output import TaskStream
 from shoal.exceptions import TaskError, task_error_from
 from shoal.generator import DynamicObjectRefGenerator
 
+CALL: contextvars.ContextVar[int | None] = contextvars.ContextVar("call", default=None)
+"""The call that a thread or coroutine of an actor runs; where there is only one thread `Worker.current` says it."""
 _FRAMES = 1000  # Python's own recursion limit
 
 
@@ -52,6 +56,7 @@ class Worker:
         self.interrupt_missed = False  # an interrupt came for a call that had been taken but not begun, or was over
         self.leaving = False  # the process ends as soon as no task is left in it
         self._named = ""
+        self.name_of: Callable[[int], str] = lambda task: self._named
 
     def run_forever(self) -> None:
         next_task = _core.next_task
@@ -78,14 +83,16 @@ class Worker:
                 stream.name_now = name
 
     def describe(self) -> dict[str, Any]:
-        """For get_runtime_context(): the call that runs now."""
-        if self.current is None:
+        """For get_runtime_context(): the call that runs now, in this thread or coroutine."""
+        task = CALL.get() or self.current
+        if task is None:
             return {}
         demand = {name: amount if name == "memory" else amount / RESOURCE_UNIT for name, amount in _core.my_demand()}
         return {
-            "task_id": f"{_core.task_id(self.current):048x}",
-            "task_name": self._named,
-            "attempt": _core.task_attempt(self.current),
+            "task_id": f"{_core.task_id(task):048x}",
+            "task_name": self.name_of(task),
+            "attempt": _core.task_attempt(task),
+            "cancelled": _core.task_cancelled(task),
             "resources": demand,
         }
 
@@ -158,24 +165,18 @@ class Worker:
     def _run_special(
         self, task: int, export: Export, args: tuple[Any, ...], kwargs: dict[str, Any], nreturns: int, flags: int
     ) -> None:
-        environment = dict(os.environ) if "runtime_env" in export.extras else None
-        self.set_environment(export.extras.get("runtime_env"))
+        environment = export.extras.get("runtime_env")
         try:
-            result = export.target(*args, **kwargs)
-            seal(self.engine, task, export.name, result, nreturns, flags)
+            with Applied(environment) if environment else nullcontext():
+                result = export.target(*args, **kwargs)
+                seal(self.engine, task, export.name, result, nreturns, flags)
         finally:
-            if environment is not None:
-                os.environ.clear()
-                os.environ.update(environment)
+            if environment and (environment.get("working_dir") or environment.get("py_modules")):
+                self.leaving = True  # other tasks shall not find the modules that it has imported
             limit = export.extras.get("max_calls")
             export.calls += 1
             if limit and export.calls >= limit:
                 self.leaving = True
-
-    @staticmethod
-    def set_environment(runtime_env: Any) -> None:
-        if runtime_env:
-            os.environ.update({k: str(v) for k, v in (runtime_env.get("env_vars") or {}).items()})
 
     def leave_fork(self, error: BaseException) -> None:
         """The child of a fork in a task came back from it, with `error` or with a result that nobody waits for: it ends here, as
