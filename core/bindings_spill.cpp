@@ -141,11 +141,8 @@ bool wait_for_room(Client::Pressure& p) {
     if (!usable()) throw Error(Error::RAISED, "the session has ended");
   }
   u64 until = std::min(now + (now - p.since < WARN_NS ? LOOK_NS / 5 : LOOK_NS), p.since + C.h->heap.wait_ns + 1);
-  {
-    Blocking blocking;
-    blocking.begin();
-    if (nap(p.seen, until) == Waited::FAILED) throw Error(Error::RAISED, "interrupted");
-  }
+  // The CPU is not lent meanwhile, as in other waits: more tasks at a time would want still more memory.
+  if (nap(p.seen, until) == Waited::FAILED) throw Error(Error::RAISED, "interrupted");
   p.seen = C.me->ring.load(std::memory_order_seq_cst);
   C.h->heap.starving.store(1, std::memory_order_seq_cst);
   return true;
@@ -156,8 +153,6 @@ bool wait_for_room(Client::Pressure& p) {
 void ready_pressure() {
   C.wait_for_room = wait_for_room;
   C.pause = [](u32 seen, u64 deadline) {
-    Blocking blocking;
-    blocking.begin();
     if (nap(seen, deadline) == Waited::FAILED) throw Error(Error::RAISED, "interrupted");
   };
 }

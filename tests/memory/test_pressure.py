@@ -100,7 +100,7 @@ def test_a_task_waits_for_room_for_its_result(tmp_path):
     path = tmp_path / "free"
     freed = hog.free_when.remote(path)
     refs = [make.remote(i) for i in range(4)]
-    until(lambda: any(p["blocked"] for p in _core.processes()))
+    until(lambda: _core.busy() == 1 and sum(p["running"] for p in _core.processes()) >= 2)  # a task waits
     path.touch()
     assert [int(shoal.get(ref)[0]) for ref in refs] == [0, 1, 2, 3]
     shoal.get(freed)
