@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 
 import numpy as np
 import pytest
@@ -248,6 +249,32 @@ def test_what_is_removed_is_what_was_found():
     before = len(values)
     removed = shoal.get([churn.remote(values, seed) for seed in range(3)])
     assert len(values) == before + 900 - sum(map(sum, removed))
+
+
+def test_an_update_whose_process_is_killed_has_not_happened():
+    best = shoal.Value(1)
+
+    @shoal.remote(max_retries=0)
+    def die(best):
+        best.update(lambda old: os.kill(os.getpid(), signal.SIGKILL))
+
+    for _ in range(2):
+        with pytest.raises(shoal.exceptions.WorkerCrashedError):
+            shoal.get(die.remote(best))
+        before = best.value
+        assert best.update(lambda old: old + 1) == before + 1
+
+
+def test_a_value_takes_its_lock_along():
+    until(quiet)
+    shoal.Value(0, name="once").update(lambda old: old + 1)
+    before = _core.statistics()["objects"]
+    for name in (None, "once", None, "once"):
+        best = shoal.Value(1, name=name)
+        assert best.update(lambda old: old + 1) == best.value and not best.lock.locked()
+    assert best.value == 3
+    del best
+    assert _core.statistics()["objects"] == before
 
 
 def test_everything_is_given_back():

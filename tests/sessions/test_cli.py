@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 import pytest
+from other_process import gone
 
 import shoal
 from conftest import until
@@ -28,14 +29,6 @@ def cli(*arguments: str, code: int = 0) -> str:
 
 def status(*arguments: str) -> list[dict]:
     return json.loads(cli("status", "--json", *arguments))
-
-
-def gone(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] == "Z"  # nobody reaps it here, but it is no more
-    except FileNotFoundError:
-        return True
 
 
 @pytest.fixture
@@ -73,10 +66,11 @@ class Keeper:
 """)
     first("keeper = Keeper.options(name='keeper', lifetime='detached').remote(); shoal.get(keeper.set.remote(5))")
     first("temporary = Keeper.options(name='temporary').remote(); shoal.get(temporary.set.remote(6))")
-    first("shoal.Dict(name='kept'); shoal.get(shoal.put(1))")
+    first("shoal.Dict(name='kept')['x'] = np.arange(1000)")
     first.kill()
     second = peer("tank")
     assert second("shoal.get(shoal.get_actor('keeper').get.remote())") == 5
+    assert second("int(shoal.Dict(name='kept')['x'].sum())") == 499500
     until(lambda: "temporary" not in second("str(shoal._core.name_list(1))"))
     second("shoal.shutdown()")
     (said,) = status()

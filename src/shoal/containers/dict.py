@@ -79,7 +79,7 @@ class Dict(MutableMapping[Any, Any]):
 
     @property
     def lock(self) -> Any:
-        """A lock of this dict's own, for several steps as one. No method takes it by itself."""
+        """A lock of this dict's own, for several steps as one; it stays until the session ends. No method takes it by itself."""
         if self._lock is None:
             self._lock = current().lock(f"dict:{self._ref._handle:x}", True)
         return self._lock

@@ -52,7 +52,7 @@ class List(MutableSequence[Any]):
 
     @property
     def lock(self) -> Any:
-        """A lock of this list's own, for several steps as one. No method takes it by itself."""
+        """A lock of this list's own, for several steps as one; it stays until the session ends. No method takes it by itself."""
         if self._lock is None:
             self._lock = current().lock(f"list:{self._ref._handle:x}", True)
         return self._lock
@@ -156,6 +156,9 @@ class List(MutableSequence[Any]):
         return f"List({list(self)!r})" if self._ref._live else "<List of an ended session>"
 
 
+_IGNORE = 2  # ON_DEATH_IGNORE in core/abi.h: a value is never half changed
+
+
 class Value:
     """One value of any picklable kind that all participants share.
 
@@ -164,7 +167,8 @@ class Value:
         name: other participants get the same one by the same name.
 
     `value` reads and writes it, each in one step; `update(function)` reads, computes and writes as one step among all
-    that use `update` or the lock. For a number that many change use Counter, for large arrays that many read Versioned.
+    that use `update` or the lock. A participant killed in the middle of it has changed nothing, so nobody is told of it.
+    For a number that many change use Counter, for large arrays that many read Versioned.
 
     >>> import shoal
     >>> best = shoal.Value({"score": 0})
@@ -175,7 +179,12 @@ class Value:
     """
 
     def __init__(self, value: Any = None, *, name: str | None = None) -> None:
-        self._list = List([value]) if name is None else List([value], name=f"value:{name}")
+        # The lock lies beside the value, and goes with it. Whoever finds the list by its name drops the one made here.
+        lock = current().lock(None, True, False, _IGNORE)
+        self._bind(List([value, lock], name=None if name is None else f"value:{name}"))
+
+    def _bind(self, values: List) -> None:
+        self._list, self._lock = values, values[1]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Value._of, (self._list,))
@@ -183,7 +192,7 @@ class Value:
     @classmethod
     def _of(cls, values: List) -> Value:
         made = cls.__new__(cls)
-        made._list = values
+        made._bind(values)
         return made
 
     @property
@@ -198,7 +207,7 @@ class Value:
     @property
     def lock(self) -> Any:
         """The lock that `update` takes."""
-        return self._list.lock
+        return self._lock
 
     def update(self, function: Callable[[Any], Any]) -> Any:
         """Replace the value by `function(value)`; returns the new one. Takes the lock."""

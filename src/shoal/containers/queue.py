@@ -70,7 +70,10 @@ class Queue:
             raise error
 
     def put_nowait_batch(self, items: Iterable[Any]) -> None:
-        """Add items if there is room for all of them now. Raises Full and adds none."""
+        """Add items if there is room for all of them now. Raises Full and adds none.
+
+        (If others fill the queue at the same moment, some may have been added: Full says in `.done` how many.)
+        """
         items = list(items)
         length, _, limit = _core.queue_length(self._ref)
         if limit and length + len(items) > limit:
@@ -98,7 +101,10 @@ class Queue:
         return items
 
     def get_nowait_batch(self, num_items: int) -> list[Any]:
-        """Take exactly `num_items` items if so many are there now. Raises Empty and takes none."""
+        """Take `num_items` items if so many are there now. Raises Empty and takes none.
+
+        (If others take from the queue at the same moment, it may be fewer.)
+        """
         if self.qsize() < num_items:
             raise Empty(f"the queue has {self.qsize()} items, not {num_items}")
         return self.get_batch(num_items, block=False)

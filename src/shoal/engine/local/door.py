@@ -25,6 +25,7 @@ from shoal.engine.local.places import BACKLOG, Place
 if TYPE_CHECKING:
     from shoal.engine.local.supervisor import Supervisor
 
+MAX_GUESTS = 128  # at a time: the rest of the processes is for workers and actors
 PATIENCE_S = 5.0
 MOST_STRANGERS = 64
 AT_A_TIME = 16
@@ -157,9 +158,11 @@ class Door:
     def _admit(self, stranger: Stranger, pid: int) -> None:
         connection = stranger.connection
         try:
+            if len(self.guests) >= MAX_GUESTS:
+                raise exceptions.LimitError("MAX_GUESTS", MAX_GUESTS)
             slot = _core.claim_slot()
         except exceptions.LimitError as error:
-            _say(connection, wire.REFUSED, error="limit", text=str(error))
+            _say(connection, wire.REFUSED, error="limit", limit=error.limit_name, value=error.value)
             return
         pidfd = _pidfd_of(connection, pid)
         self._forget(stranger, keep=True)
@@ -194,7 +197,7 @@ class Door:
                 pass
         if leaves:
             self._bury(guest, died=False)
-        elif not data and (guest.pidfd < 0 or _core.slot_info(guest.slot)[0] == _STARTING):
+        elif _core.slot_info(guest.slot)[0] == _STARTING or (not data and (guest.pidfd < 0 or _has_let_go(guest.pid))):
             self._bury(guest, died=True)
         elif guest.pidfd >= 0:  # the end of its connection, or nonsense. It may still touch the arena: its slot stays its own
             self._hang_up(guest)
@@ -251,6 +254,15 @@ class Door:
         while self._strangers:
             self._forget(self._strangers[0])
         self._place.remove()
+
+
+def _has_let_go(pid: int) -> bool:
+    """Does that process, which lives, not map the arena any more? So it is after an exec(), which closes its connection."""
+    try:
+        with open(f"/proc/{pid}/maps") as file:
+            return not any("/memfd:shoal" in line for line in file)
+    except OSError:  # it cannot be seen from here
+        return False
 
 
 def _say(connection: socket.socket, kind: int, **fields: Any) -> None:

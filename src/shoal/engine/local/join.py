@@ -119,7 +119,7 @@ def _refusal(said: dict[str, Any]) -> Exception:
     if error == "user":
         return SessionRefusedError(text)
     if error == "limit":
-        return LimitError("MAX_PROCESSES", _core.MAX_PROCESSES, "the session has no room for one more process")
+        return LimitError(str(said.get("limit")), int(said.get("value", 0)), "the session has no room for one more process")
     return SessionError(f"the session refused: {text}")
 
 
