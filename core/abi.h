@@ -43,7 +43,7 @@ constexpr u32 JOURNAL_LOCKS = 7;
 constexpr u32 WAIT_NODES = 64;          // waits of one process for locks and the like at a time
 constexpr u32 HOLDS = 64;               // shared locks and semaphores that one process holds at a time
 
-constexpr u32 DRAFTS = 8;               // copies for rollback that one process makes at a time
+constexpr u32 DRAFTS = 8;               // copies for rollback or a commit that one process makes at a time
 
 constexpr u64 SPILL_FROM = 64 << 10;    // bytes of a payload; smaller values stay in memory
 constexpr u32 SPILL_JOBS = 8;           // objects that one process writes out or reads back at a time
@@ -95,7 +95,7 @@ struct WaitQueue {
 // back; `next` and `prev` are the queue's. [lock WaitQueue::guard]
 // The waiter's death: the supervisor unlinks it and hands on what it had been promised.
 enum WaitMode : u32 { WAIT_EXCLUSIVE = 0, WAIT_SHARED = 1, WAIT_PERMIT = 2, WAIT_TICKET = 3, WAIT_BARRIER = 4, WAIT_VISITOR = 5,
-                      WAIT_OBJECT = 6 };
+                      WAIT_OBJECT = 6, WAIT_CLAIM = 7, WAIT_REQUEST = 8 };
 struct WaitNode {
   Offset queue;  // 0 = the node is free
   Offset next, prev;
@@ -104,7 +104,7 @@ struct WaitNode {
   std::atomic<u32> woken;    // [word] 1: rung and has not looked since; spares a second wake-up
   u32 mode;
   u64 ticket;    // WAIT_TICKET: its number; at a barrier: the generation
-  u64 result;    // at a barrier: how the generation ended, for a waiter that is very late
+  u64 result;    // at a barrier: how the generation ended, for a waiter that is very late; a claim: the epoch it was given
 };
 static_assert(sizeof(WaitNode) == 64);
 
@@ -165,7 +165,7 @@ struct alignas(64) Slot {
   std::atomic<u32> threads;  // [word] of the program's own, counted when one of them had waited for long
   std::atomic<u32> served;   // [word] tasks it has taken from queues; read by the supervisor as a hint
   u32 pad;
-  Offset drafts[DRAFTS];     // [slot] blocks of Befores that are being made
+  Offset drafts[DRAFTS];     // [slot] blocks of copies that are being made, for a rollback or a commit
   SpillJob spills[SPILL_JOBS];  // [slot]
   // What wakes the process: `ring` goes up by one for each event, sleepers wait on it as a futex.
   alignas(64) std::atomic<u32> ring;
@@ -203,7 +203,8 @@ enum Kind : u8 {
   KIND_VERSIONED = 8,
 };
 constexpr bool has_mutex(u8 kind) { return kind == KIND_MUTABLE || kind == KIND_FROZEN || kind == KIND_LOCK || kind == KIND_SYNC; }
-enum EntryFlags : u8 { FLAG_INLINE = 1, FLAG_HAS_BLOCK = 2, FLAG_SPILLED = 4 };  // at most one of them
+// OWNED: MUTABLE or FROZEN, with an Ownership. Of the others at most one.
+enum EntryFlags : u8 { FLAG_INLINE = 1, FLAG_HAS_BLOCK = 2, FLAG_SPILLED = 4, FLAG_OWNED = 8 };
 
 // An object. Who may touch what:
 //   state: published by a single release store, under `lock`, by the maker; lock-free readers use acquire.
@@ -308,6 +309,38 @@ static_assert(sizeof(Sync) == 128);
 struct alignas(64) Writers {
   std::atomic<u64> bits[MAX_PROCESSES / 64];
 };
+
+// Who may write to a mutable object that was put with an owner (FLAG_OWNED). It comes after the Writers.
+//     actor  host
+//     0      0     nobody: whoever claims it has it
+//     0      P     the process P (its slot and the slot's epoch, so that the next process in the slot is another)
+//     A      0     the actor A, none of whose processes has come for it yet
+//     A      P     the actor A, in its process P
+// All is changed in the guard through Tx, but for died_*, which are written before `died` says that they count. `actor`,
+// `host`, `epoch` and `requests` are read by anybody as a hint. `epoch` goes up whenever an owner begins. `committed` is a
+// block with the bytes of all buffers at the last commit; a commit fills another block and exchanges the two, so it is
+// always whole. Without an owner nobody waits who has not been given it.
+// The owner's death: the supervisor copies the committed bytes back and gives it to the first who waits, or to nobody; an
+// actor that will be restarted stays the owner, in a new epoch. A waiter's death: it is unlinked, and what it was given
+// goes to the next. The actor's end before it ever came: whoever looks next, in the guard.
+enum OwnerEnd : u32 { OWNER_DIED = 1, OWNER_TASK_ENDED = 2 };
+struct alignas(64) Ownership {
+  WaitQueue q;                   // claims, oldest first; one whose `result` is not 0 was given it and has not looked
+  std::atomic<Handle> actor;     // no reference: its generation tells whether it still exists
+  std::atomic<u64> host;         // Slot::epoch << 32 | slot + 1
+  std::atomic<u64> epoch;
+  std::atomic<u32> requests;     // of the waiters, those that the owner is to hear of
+  u32 died;                      // OwnerEnd: the last owner ended so, and nobody has been told
+  Offset committed;
+  u64 commits;                   // times, the first value included
+  u64 ticket;                    // of the copy that is committed, among those of this epoch: Client::commit_tickets
+  u64 since_ns;                  // when the epoch began
+  u64 died_ns, died_epoch;
+  i32 died_pid;
+  u32 pad;
+  char died_label[48];
+};
+static_assert(sizeof(Ownership) == 192);
 
 // First bytes of a payload block. Contained references are counted one by one (`nrefs` moves together with the
 // target's `contained`), so that a dead maker or disposer leaves an exact count behind.

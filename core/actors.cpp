@@ -158,14 +158,17 @@ void Client::actor_restarting(Handle handle) {
 bool Client::actor_dead(Handle handle, Handle death) {
   Actor* a = actor(handle);
   Entry& e = entry(death);
-  Tx tx(*this);
-  tx.lock(e.lock);
-  tx.lock(a->lock);
-  if (a->state.load(std::memory_order_relaxed) == ACTOR_DEAD) return false;
-  tx.set(e.contained, e.contained + 1);
-  tx.set(a->state, u32(ACTOR_DEAD));
-  tx.set(a->death, death);
-  tx.commit();
+  {
+    Tx tx(*this);
+    tx.lock(e.lock);
+    tx.lock(a->lock);
+    if (a->state.load(std::memory_order_relaxed) == ACTOR_DEAD) return false;
+    tx.set(e.contained, e.contained + 1);
+    tx.set(a->state, u32(ACTOR_DEAD));
+    tx.set(a->death, death);
+    tx.commit();
+  }
+  ring_all();  // who claims what it owned
   return true;
 }
 

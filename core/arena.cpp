@@ -137,6 +137,7 @@ void Client::become(u32 s, Role role, i32 pid) {
   forked = false;
   spin_ns = 50000;
   populated.clear();  // fork() copies no page tables of shared memory
+  epochs.clear();
   me->pid = pid;
   me->started_ns = now_ns();
   me->role.store(role);

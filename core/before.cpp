@@ -15,41 +15,53 @@ namespace shoal {
 
 constexpr u64 LONG_COPY = 1 << 20;  // others may run meanwhile
 
+// Where the buffers of an object lie, all in one piece.
+Offset Client::buffers_of(Handle handle, u64* size) const {
+  const Payload* p = payload(handle);
+  const BufferSpan* s = spans(handle);
+  u64 start = p->nbuffers ? s[0].start : 0;
+  *size = p->nbuffers ? s[p->nbuffers - 1].start + s[p->nbuffers - 1].size - start : 0;
+  return entry(handle).payload + start;
+}
+
 void Client::copy_bytes(Offset to, Offset from, u64 size) {
   void* others = size >= LONG_COPY && let_others_run ? let_others_run() : nullptr;
   copy_large(rw + to, rw + from, size);
   if (others) come_back(others);
 }
 
-// The lock of `handle` has just been taken by us.
-void Client::before_make(Handle handle, Mutex* m) {
-  Payload* p = payload(handle);
-  BufferSpan* s = spans(handle);
-  u64 start = p->nbuffers ? s[0].start : 0, size = p->nbuffers ? s[p->nbuffers - 1].start + s[p->nbuffers - 1].size - start : 0;
-  u64 bytes = sizeof(Before) + size;
+Offset* Client::draft_block(u64 bytes) {
   Offset* draft = nullptr;
   for (auto& d : me->drafts)
     if (!d) draft = &d;
   if (!draft)
-    throw Error(Error::LIMIT, "DRAFTS: at most " + std::to_string(DRAFTS) + " threads of one process can copy an object for rollback at a time");
-  Offset block = with_room(bytes, false, [&] {
+    throw Error(Error::LIMIT, "DRAFTS: at most " + std::to_string(DRAFTS) + " threads of one process can copy an object, for a rollback or a commit, at a time");
+  with_room(bytes, false, [&] {
     fill_cache(bytes);
     Tx tx(*this);
-    Offset place = alloc_block(tx, bytes);
-    tx.set(*draft, place);
+    tx.set(*draft, alloc_block(tx, bytes));
     tx.commit();
-    return place;
   });
   CRASH_POINT("before.draft");
   try {
-    commit_block(block, bytes);
+    commit_block(*draft, bytes);
   } catch (...) {
     before_forget(*draft);
     throw;
   }
+  return draft;
+}
+
+// The lock of `handle` has just been taken by us.
+void Client::before_make(Handle handle, Mutex* m) {
+  u64 size;
+  Offset from = buffers_of(handle, &size);
+  u64 bytes = sizeof(Before) + size;
+  Offset* draft = draft_block(bytes);
+  Offset block = *draft;
   auto* b = at<Before>(block);
   b->older = m->before;
-  b->at = entry(handle).payload + start;
+  b->at = from;
   b->size = size;
   b->depth = m->depth;
   copy_bytes(block + sizeof(Before), b->at, size);

@@ -488,7 +488,7 @@ NB_MODULE(_core, m) {
   m.doc() = "Shoal's native core. Private: the public names are in the package shoal.";
   if (!ready_refs(m.ptr()) || !ready_objects(m.ptr()) || !ready_tasks(m.ptr()) || !ready_sync(m.ptr()) || !ready_signals(m.ptr()) ||
       !ready_containers(m.ptr()) || !ready_memory(m.ptr()) || !ready_versioned(m.ptr()) || !ready_ring(m.ptr()) ||
-      !ready_spill(m.ptr()))
+      !ready_spill(m.ptr()) || !ready_ownership(m.ptr()))
     throw nb::python_error();
   pthread_atfork(nullptr, nullptr, after_fork_in_child);
 

@@ -167,6 +167,7 @@ bool fill_pickle(Handle h, PyObject* meta, PyObject* buffers, Collector& c);
 enum class Waited { DONE, TIMEOUT, FAILED };
 Waited wait_done(Handle h, u64 deadline, bool now, const std::vector<Handle>* all = nullptr);  // all: that are needed, `h` among them
 bool parse_timeout(PyObject* o, u64* deadline, bool* now);
+PyObject* not_in_time();  // TIMED_OUT
 bool ready_objects(PyObject* module);
 
 // This process waits: its CPU is lent out.
@@ -225,6 +226,10 @@ bool ready_spill(PyObject* module);
 
 // ------------------------------------------------------------------- versioned (bindings_versioned.cpp)
 bool ready_versioned(PyObject* module);
+
+// ------------------------------------------------------------------- ownership (bindings_ownership.cpp)
+bool ready_ownership(PyObject* module);
+void end_task_ownerships();  // a task of this worker is over: what it still owns is nobody's
 
 // ----------------------------------------------------------------------------- sync (bindings_sync.cpp)
 bool ready_sync(PyObject* module);

@@ -377,6 +377,8 @@ PyMethodDef functions[] = {
 
 }  // namespace
 
+PyObject* not_in_time() { return Py_NewRef(timed_out); }
+
 bool ready_objects(PyObject* module) {
   timed_out = PyObject_CallNoArgs((PyObject*)&PyBaseObject_Type);
   return timed_out && PyModule_AddObjectRef(module, "TIMED_OUT", timed_out) == 0 && PyModule_AddFunctions(module, functions) == 0;

@@ -452,6 +452,9 @@ PyObject* make(PyObject*, PyObject* const* args, Py_ssize_t n) {
   bool rollback = n > 5 && args[5] == Py_True;
   if (rollback && e.kind != KIND_MUTABLE)
     return PyErr_SetString(PyExc_ValueError, "rollback=True needs the reference of a mutable object: only its own lock knows what to restore"), nullptr;
+  if (rollback && e.flags & FLAG_OWNED)
+    return PyErr_SetString(PyExc_ValueError, "rollback=True is for objects without an owner: only the owner of this one may change it, and goes "
+                                             "back to what was committed last, with shoal.owned(ref)"), nullptr;
   return new_face(args[0], args[1], h, args[2] == Py_True, n > 3 && args[3] == Py_True, rollback);
 }
 

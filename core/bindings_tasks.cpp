@@ -342,6 +342,12 @@ PyObject* next_mail(PyObject*, PyObject* const* args, Py_ssize_t n) {
   return call_of(t);
 }
 
+// What the task of this thread took and did not give back. The locks last: until then nobody sees that it is undone.
+void end_task() {
+  end_task_ownerships();
+  end_task_locks();
+}
+
 // finish(task, value, nreturns): seals the returns. False: the value does not fit nreturns; nothing was sealed then.
 // If storing raises, what was not sealed yet can still be failed with fail().
 bool seal_value(Task* t, u32 i, PyObject* value, bool failed) {
@@ -359,7 +365,7 @@ PyObject* finish(PyObject*, PyObject* const* args, Py_ssize_t n) {
   if (!arity("finish", n, 2)) return nullptr;
   Task* t = task_arg(args[0]);
   if (!t || !usable()) return nullptr;
-  if (t->kind == TASK_NORMAL) end_task_locks();
+  if (t->kind == TASK_NORMAL) end_task();
   u32 nreturns = t->nreturns;
   if (nreturns == 1) {
     if (!seal_value(t, 0, args[1], false)) return nullptr;
@@ -377,7 +383,7 @@ PyObject* fail(PyObject*, PyObject* const* args, Py_ssize_t n) {
   if (!arity("fail", n, 3)) return nullptr;
   Task* t = task_arg(args[0]);
   if (!t || !usable()) return nullptr;
-  if (t->kind == TASK_NORMAL) end_task_locks();
+  if (t->kind == TASK_NORMAL) end_task();
   for (u32 i = 0; i < t->nreturns; i++) {
     Handle h = C.returns(t)[i];
     if (C.valid(h) && C.entry(h).task == C.offset(t) && C.entry(h).state.load() == ENTRY_PENDING)
@@ -424,7 +430,7 @@ PyObject* stream_item(PyObject*, PyObject* const* args, Py_ssize_t n) {
 
 PyObject* requeue(PyObject*, PyObject* task) {
   Task* t = task_arg(task);
-  if (t && t->kind == TASK_NORMAL) end_task_locks();
+  if (t && t->kind == TASK_NORMAL) end_task();
   if (!t || !guarded([&] { return C.requeue(t), true; }, false)) return nullptr;
   Py_RETURN_NONE;
 }

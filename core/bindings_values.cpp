@@ -166,6 +166,11 @@ PyObject* load(Handle h, Mapping* window) {
     case FORMAT_REF_TUPLE: return load_refs(h, false);
   }
   bool writable = kind == KIND_MUTABLE;
+  if (e.flags & FLAG_OWNED && writable) {
+    int owner = guarded([&] { return int(C.owner_get(h)); }, -1);
+    if (owner < 0) return nullptr;
+    writable = owner;
+  }
   PyObject* buffers = PyList_New(head->nbuffers);
   if (!buffers) return nullptr;
   const BufferSpan* spans = C.spans(h);

@@ -146,6 +146,26 @@ struct Audit {
     held.erase(c.offset(m));
   }
 
+  void ownership(Handle h, Ownership* o, const std::string& who) {
+    queue(o->q, who);
+    u64 host = o->host.load(), requests = 0;
+    bool nobody = !o->actor.load() && !host;
+    for (Offset n = o->q.head; n; n = c.at<WaitNode>(n)->next) {
+      auto* w = c.at<WaitNode>(n);
+      if (nobody && !w->result) say(who + ": somebody claims it, and nobody owns it");
+      requests += w->mode == WAIT_REQUEST && !w->result;
+    }
+    if (requests != o->requests.load()) say(who + ": requests for it counted wrong");
+    if (o->committed) block(o->committed, who);
+    if (c.entry(h).kind == KIND_FROZEN) return;
+    if (!o->committed) say(who + ": it was never committed");
+    if (!o->epoch.load()) say(who + ": it never had an owner");
+    if (!host) return;
+    u32 s = u32(host) - 1;
+    if (s >= MAX_PROCESSES || c.host_word(s) != host || c.slots[s].state.load() != SLOT_ALIVE) say(who + ": owned by a process that is gone");
+    else if (o->actor.load() && c.slots[s].actor.load() != o->actor.load()) say(who + ": owned by an actor in a process that is not its own");
+  }
+
   void sync(Sync* s, const std::string& who) {
     queue(s->q, who);
     u64 counted = 0, n = 0;
@@ -268,6 +288,7 @@ struct Audit {
       if (state == ENTRY_READY && has_mutex(e.kind)) {
         lock(c.mutex(h), name(h));
         if (e.kind == KIND_SYNC) sync(c.sync(h), name(h));
+        if (e.flags & FLAG_OWNED) ownership(h, c.ownership(h), name(h));
       }
       if (e.kind == KIND_TABLE && state == ENTRY_READY) {
         Table* t = c.table(h);

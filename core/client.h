@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <unordered_map>
 #include <vector>
 
 #include "abi.h"
@@ -190,9 +191,9 @@ struct Client {
   void seal(Handle h, EntryState how);         // the PENDING half of publish()
   void finish_seal(Handle h);
   void drain_dependents(Handle h);
-  static u64 refs_at(u8 kind, u64 size);       // where a payload's references start
+  static u64 refs_at(u8 kind, u8 flags, u64 size);  // where a payload's references start
   Payload* payload(Handle h) const { return at<Payload>(entry(h).payload); }
-  Handle* refs(Handle h) const { return reinterpret_cast<Handle*>(rw + entry(h).payload + refs_at(entry(h).kind, entry(h).size)); }
+  Handle* refs(Handle h) const { return reinterpret_cast<Handle*>(rw + entry(h).payload + refs_at(entry(h).kind, entry(h).flags, entry(h).size)); }
   BufferSpan* spans(Handle h) const { return reinterpret_cast<BufferSpan*>(refs(h) + payload(h)->nrefs_max); }
   Mutex* mutex(Handle h) const { return at<Mutex>(entry(h).payload + 64); }
   Writers* writers(Handle h) const { return at<Writers>(entry(h).payload + 64 + sizeof(Mutex)); }
@@ -263,6 +264,7 @@ struct Client {
   // wait.cpp
   bool may_spin() const;
   void ring(u32 slot);                         // (any thread)
+  void ring_all();                             // everybody alive
   bool sleep_ring(u32 seen, u64 deadline_ns);  // (any thread) false: interrupted by a signal
   void set_awake(bool on);
   bool spin(bool (*done)(void*), void* arg);   // (any thread)
@@ -417,12 +419,56 @@ struct Client {
   void mutex_note(Mutex* m, u8 died, i32 pid, const char* label);  // its holder is no more
 
   // before.cpp
+  Offset buffers_of(Handle h, u64* size) const;
+  Offset* draft_block(u64 bytes);              // a fresh block that a death gives back
   void before_make(Handle h, Mutex* m);
   void before_undo(Mutex* m);
   void before_drop(Mutex* m);
   void before_forget(Offset& draft);
   bool before_undo_all(Mutex* m);
   void copy_bytes(Offset to, Offset from, u64 size);
+
+  // ownership.cpp
+  Ownership* ownership(Handle h) const {       // nullptr: there is none
+    if (!(entry(h).flags & FLAG_OWNED)) return nullptr;
+    return at<Ownership>(entry(h).payload + 64 + sizeof(Mutex) + sizeof(Writers));
+  }
+  std::unordered_map<Handle, u64> epochs;      // in which this process was the owner when it looked last
+  u64 commit_tickets = 0;                      // numbers this process's commits in the order in which they began
+  enum class Owned { YES, NEVER, STALE };      // STALE: only in the epoch that we know, which is over
+  enum class Claim { NO, HAD, GOT };           // HAD: it was ours before
+  struct Notice {                              // of the end of an owner; died = 0: there is none
+    u32 died;
+    i32 pid;
+    u64 ns, epoch;
+    char label[48];
+  };
+  void owner_begin(Handle h, Handle actor);    // of an object being made; actor = 0: us
+  bool owner_get(Handle h);                    // is it ours? From now on we know so
+  Owned owner_known(Handle h);                 // is it ours, and do we know so?
+  Owned owner_commit(Handle h);
+  Owned owner_rollback(Handle h);
+  Owned owner_transfer(Handle h, Handle actor);  // actor = 0: to who waits first, or nobody. Throws ACTOR_DEAD
+  Claim owner_claim(Handle h, bool steal, Notice* notice);
+  WaitNode* owner_enqueue(Handle h, bool request, u64 thread);
+  bool owner_check(Handle h, WaitNode* n, Notice* notice);  // true: it is ours, n is out of the queue
+  bool owner_leave(Ownership* o, WaitNode* n, bool keep);  // gives up; true: it had been given to us (and is, if `keep`)
+  void owner_abandon(Handle h);                // our task is over: nobody's, and as it was committed last
+  void owner_drop(Handle h);                   // no copy is needed any more
+  void owner_repair(Handle h, u32 dead_slot);  // supervisor
+  void owner_look(Handle h, Handle* actor, u64* host, u64* epoch, u64* since_ns);
+  u64 host_word(u32 s) const { return u64(slots[s].epoch.load(std::memory_order_relaxed)) << 32 | (s + 1); }
+  bool owns(const Ownership* o) const;         // [guard], else a hint
+  bool actor_gone(Handle actor) const;
+  u64 owner_epoch(Handle h);
+  u64 owner_known_epoch(Handle h, Owned* verdict);
+  void owner_check_mutable(Handle h) const;
+  void owner_set(Tx& tx, Ownership* o, Handle actor, u64 host);
+  void owner_pass(Tx& tx, Ownership* o);
+  void owner_settle(Tx& tx, Ownership* o);
+  void owner_note(Tx& tx, Ownership* o, OwnerEnd how, i32 pid, const char* label);
+  void owner_tell(Tx& tx, Ownership* o, Notice* notice);
+  bool owner_restore(Handle h, u64 epoch);
 
   // semaphore.cpp
   Sync* sync(Handle h) const { return at<Sync>(entry(h).payload + 64 + sizeof(Mutex)); }

@@ -7,6 +7,7 @@
 //   a lock      unless one of its holders waits hopelessly
 //   an object   unless it is made by a call that runs in a thread that does, or lies in the mailbox of an actor whose main
 //               thread does, or needs another such object first
+//   a claim     unless all threads of the owner's process do: any of them might let go (that a third one steals is not counted on)
 //   a barrier   unless nobody could still come there: no process that refers to it has a thread that does not wait
 //
 // Whatever else can be waited for (permits, events, notifications, items, anything with a time-out) is taken for something
@@ -150,11 +151,25 @@ struct Search {
     return true;
   }
 
+  bool claim(const Stuck& w, std::vector<size_t>& on) {
+    Ownership* o = c.ownership(w.what);
+    u64 host = o ? o->host.load() : 0;
+    if (!host) return false;
+    u32 s = u32(host) - 1;
+    if (c.host_word(s) != host || c.slots[s].state.load() != SLOT_ALIVE) return false;
+    for (size_t k = 0; k < all.size(); k++)
+      if (hopeless[k] && all[k].thread >> 32 == s + 1) on.push_back(k);
+    if (!on.empty() && c.slots[s].threads.load() && on.size() >= c.slots[s].threads.load()) return true;
+    return on.clear(), false;
+  }
+
   bool is_hopeless(const Stuck& w, std::vector<size_t>& on) {
     switch (w.mode) {
       case WAIT_EXCLUSIVE:
       case WAIT_SHARED: return lock(w, on);
       case WAIT_BARRIER: return barrier(w, on);
+      case WAIT_CLAIM:
+      case WAIT_REQUEST: return claim(w, on);
       case WAIT_OBJECT: return object(w.what, on);
       default: return false;
     }
@@ -253,6 +268,7 @@ static std::string thing(Client& c, const Stuck& x) {
   std::string number = " #" + std::to_string(index_of(x.what));
   if (!name.empty()) name = " '" + name.substr(x.mode == WAIT_BARRIER ? name.find('/') + 1 : 0) + "'";
   if (x.mode == WAIT_BARRIER) return "the barrier" + (name.empty() ? number : name);
+  if (x.mode == WAIT_CLAIM || x.mode == WAIT_REQUEST) return "the mutable object" + number;
   if (c.entry(x.what).kind == KIND_MUTABLE) return "the lock of the mutable object" + number;
   return (x.mode == WAIT_SHARED ? "shared mode of the lock" : "the lock") + (name.empty() ? number : name);
 }
@@ -264,8 +280,10 @@ std::vector<std::string> describe(Client& c, const std::vector<Stuck>& circle) {
     std::string text = who(c, x);
     if (before.mode == WAIT_OBJECT) text += " is to make object #" + std::to_string(index_of(before.what));
     else if (before.mode == WAIT_BARRIER) text += " has not come to " + thing(c, before);
+    else if (before.mode == WAIT_CLAIM || before.mode == WAIT_REQUEST) text += " owns " + thing(c, before);
     else text += " holds " + thing(c, {before.thread, before.since, before.what, WAIT_EXCLUSIVE, before.flags, before.task});
     text += " and waits for ";
+    if (x.mode == WAIT_CLAIM || x.mode == WAIT_REQUEST) text += "the ownership of ";
     if (x.mode == WAIT_OBJECT) text += "object #" + std::to_string(index_of(x.what)) + ", a result of " + who(c, after);
     else text += thing(c, x);
     texts.push_back(text);

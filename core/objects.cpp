@@ -12,10 +12,10 @@ namespace shoal {
 
 static u64 align64(u64 n) { return (n + 63) & ~63ull; }
 
-u64 Client::refs_at(u8 kind, u64 size) {
+u64 Client::refs_at(u8 kind, u8 flags, u64 size) {
   switch (kind) {
     case KIND_MUTABLE:
-    case KIND_FROZEN: return 64 + sizeof(Mutex) + sizeof(Writers);
+    case KIND_FROZEN: return 64 + sizeof(Mutex) + sizeof(Writers) + (flags & FLAG_OWNED ? sizeof(Ownership) : 0);
     case KIND_LOCK: return 64 + sizeof(Mutex);
     case KIND_SYNC: return 64 + sizeof(Mutex) + sizeof(Sync);
     case KIND_VERSIONED: return 64 + sizeof(Cell);
@@ -79,12 +79,12 @@ u8* Client::attach_block(Handle h, u64 size) {
 u8* Client::begin_payload(Handle h, u32 format, u32 nrefs, u32 nbuffers, u64 meta_size, const u64* sizes) {
   u64 refs_start, spans_start, meta, size = 0;
   for (;;) {
-    refs_start = refs_at(entry(h).kind, size);
+    refs_start = refs_at(entry(h).kind, entry(h).flags, size);
     spans_start = refs_start + nrefs * sizeof(Handle);
     meta = spans_start + nbuffers * sizeof(BufferSpan);
     u64 all = meta + meta_size;
     for (u32 i = 0; i < nbuffers; i++) all = align64(all) + sizes[i];
-    bool fits = refs_at(entry(h).kind, all) == refs_start;  // a large one has a larger header, and is larger still
+    bool fits = refs_at(entry(h).kind, entry(h).flags, all) == refs_start;  // a large one has a larger header, and is larger still
     size = all;
     if (fits) break;
   }
@@ -296,20 +296,33 @@ void Client::end_view(Handle h) {
 // One store, and no journal: there are readers without the lock, for whom it must not be taken back.
 std::vector<u32> Client::freeze(Handle h) {
   Entry& e = entry(h);
-  std::vector<u32> who;
-  Tx tx(*this);
-  tx.lock(e.lock);
   u8 kind = e.kind.load(std::memory_order_relaxed);
   if (e.state.load(std::memory_order_acquire) != ENTRY_READY || (kind != KIND_MUTABLE && kind != KIND_FROZEN))
     throw Error(Error::INVALID, "not mutable");
-  if (mutex(h)->before)
-    throw Error(Error::INVALID, "cannot freeze it while its lock is held with rollback=True: it may still become what it was before");
-  for (u32 w = 0; w < MAX_PROCESSES / 64; w++)
-    for (u64 bits = writers(h)->bits[w].load(std::memory_order_relaxed); bits; bits &= bits - 1)
-      who.push_back(w * 64 + u32(__builtin_ctzll(bits)));
-  CRASH_POINT("freeze.before");
-  if (who.empty()) e.kind.store(KIND_FROZEN, std::memory_order_release);
-  CRASH_POINT("freeze.done");
+  std::vector<u32> who;
+  Ownership* o = ownership(h);
+  bool owned = o && kind == KIND_MUTABLE;
+  if (owned && owner_known(h) != Owned::YES) throw Error(Error::INVALID, "not the owner");
+  {
+    Tx tx(*this);
+    tx.lock(e.lock);
+    if (mutex(h)->before)
+      throw Error(Error::INVALID, "cannot freeze it while its lock is held with rollback=True: it may still become what it was before");
+    for (u32 w = 0; w < MAX_PROCESSES / 64; w++)
+      for (u64 bits = writers(h)->bits[w].load(std::memory_order_relaxed); bits; bits &= bits - 1)
+        who.push_back(w * 64 + u32(__builtin_ctzll(bits)));
+    if (owned) {  // another owner begins, and copies back what was committed, in the guard only
+      tx.lock(o->q.guard);
+      if (!owns(o)) throw Error(Error::INVALID, "not the owner");
+      if (who.empty())
+        for (Offset n = o->q.head; n; n = at<WaitNode>(n)->next) wake(at<WaitNode>(n));  // they wait in vain now
+    }
+    CRASH_POINT("freeze.before");
+    if (who.empty()) e.kind.store(KIND_FROZEN, std::memory_order_release);
+    CRASH_POINT("freeze.done");
+  }
+  if (owned && who.empty()) owner_drop(h);
+  if (!to_ring.empty()) after_tx();
   return who;
 }
 
@@ -370,6 +383,7 @@ void Client::dispose(Handle first) {
         if (dead) more.push_back(target);
       }
       while (has_mutex(e.kind) && mutex(h)->before) before_drop(mutex(h));
+      if (e.flags & FLAG_OWNED) owner_drop(h);
       if (e.kind == KIND_TABLE) {
         Handle dead = 0;
         while (table_drop_one(table(h), &dead))

@@ -171,6 +171,7 @@ void Client::repair_object(Handle handle, u32 s) {
   } else {
     if (entry(handle).kind == KIND_MUTABLE) end_views_of(handle, s);
     mutex_repair(mutex(handle), s, dead.pid, dead.label);
+    if (entry(handle).flags & FLAG_OWNED) owner_repair(handle, s);  // last: what was committed counts
   }
   release(handle);
 }
@@ -230,8 +231,7 @@ void Client::free_slot(u32 s) {
   dead.threads.store(0);
   dead.state.store(SLOT_FREE);
   if (surplus || entry_surplus) trim_caches();
-  for (u32 i = 0, n = h->slots_top.load(); i < n; i++)
-    if (slots[i].state.load() == SLOT_ALIVE) ring(i);
+  ring_all();
   if (runnable()) wake_worker();
 }
 

@@ -259,6 +259,8 @@ void Client::repair_waits(Slot& dead) {
         tx.commit();
       }
       after_tx();
+    } else if (n.mode == WAIT_CLAIM || n.mode == WAIT_REQUEST) {
+      owner_leave(at<Ownership>(n.queue), &n, false);
     } else {
       auto* s = at<Sync>(n.queue);
       if (n.mode == WAIT_PERMIT) {

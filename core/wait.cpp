@@ -57,6 +57,11 @@ void Client::ring(u32 s) {
     syscall(SYS_futex, &to.ring, FUTEX_WAKE, 0x7fffffff, nullptr, nullptr, 0);
 }
 
+void Client::ring_all() {
+  for (u32 i = 0, n = h->slots_top.load(); i < n; i++)
+    if (slots[i].state.load() == SLOT_ALIVE) ring(i);
+}
+
 bool Client::sleep_ring(u32 seen, u64 deadline_ns) {
   Slot& s = *me;
   s.sleepers.fetch_add(1, std::memory_order_seq_cst);

@@ -47,7 +47,7 @@ struct Options {
 
 // What happened, for the summary lines.
 enum Count : u32 { OPS, PUTS, TASKS, STEALS, CANCELS, CALLS, ORDERED, STREAMED, KILLS, SECTIONS, ITEMS_MOVED, VERSIONS, VIEWS,
-                   RECORDS, TIMEOUTS, NAMED, FULL, DIED, RETRIED, NCOUNTS };
+                   RECORDS, OWNERSHIPS, TIMEOUTS, NAMED, FULL, DIED, RETRIED, NCOUNTS };
 
 // Anonymous memory shared by all processes of the program.
 struct Board {
@@ -79,7 +79,7 @@ class World {
   u32 actor_shape = 0;
   std::vector<u32> shapes;        // of ordinary tasks
   std::vector<Handle> locks;      // mutable objects that everybody works on, kept by the supervisor
-  Handle queue = 0, table = 0, cell = 0, ring = 0;  // the same
+  Handle queue = 0, table = 0, cell = 0, ring = 0, owned[2] = {};  // the same
 
   Client client() const;          // the same mapping for one more thread; become() is up to the caller
   void bury(u32 slot);            // all that is to be done about a dead participant
@@ -116,6 +116,7 @@ struct Records {
 inline u32 state_of(Client& c, Handle h) { return c.entry(h).state.load(std::memory_order_acquire); }
 Handle put_nothing(Client& c, bool failed);         // an object without a value
 Handle new_mutable(Client& c, u64 size);            // of zeroes
+Handle new_owned(Client& c, u64 size);              // of zeroes, and nobody's
 inline Handle new_lock(Client& c) { return new_mutable(c, sizeof(Guarded)); }
 inline Guarded* guarded(Client& c, Handle h) { return reinterpret_cast<Guarded*>(c.rw + c.entry(h).payload + c.spans(h)[0].start); }
 inline Records* records(Client& c, Handle h) { return reinterpret_cast<Records*>(c.rw + c.entry(h).payload + c.spans(h)[0].start); }

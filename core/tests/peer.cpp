@@ -8,16 +8,16 @@ namespace shoal::stress {
 
 constexpr u32 MAX_HELD = 48;
 
-//                 put big read drop submit wait cancel stream name actor call kill section pass queue table version view ring
+//                 put big read drop submit wait cancel stream name actor call kill section pass queue table version view ring owned
 const Theme themes[] = {
-    {"everything", {12, 1, 10, 14, 16, 8, 3, 2, 5, 1, 8, 1, 10, 6, 6, 6, 5, 5, 3}, 1 << 30, false},
-    {"objects", {30, 1, 20, 30, 0, 0, 0, 0, 6, 0, 0, 0, 0, 30, 0, 0, 0, 0, 0}, 1 << 30, false},
-    {"tasks", {4, 0, 4, 20, 40, 14, 8, 4, 1, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0}, 1 << 30, false},
-    {"actors", {4, 0, 2, 16, 6, 6, 4, 0, 6, 3, 40, 2, 0, 2, 0, 0, 0, 0, 0}, 1 << 30, false},
-    {"locks", {2, 0, 0, 2, 2, 1, 0, 0, 4, 0, 0, 0, 90, 2, 0, 0, 0, 0, 0}, 1 << 30, false},
-    {"containers", {8, 0, 2, 4, 4, 1, 0, 0, 0, 0, 0, 0, 0, 0, 40, 40, 0, 0, 0}, 1 << 30, false},
-    {"versions", {8, 0, 4, 6, 4, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 30, 30, 20}, 1 << 30, false},
-    {"memory", {20, 30, 12, 40, 4, 2, 0, 0, 1, 0, 0, 0, 0, 6, 4, 4, 4, 1, 0}, 48 << 20, true},
+    {"everything", {12, 1, 10, 14, 16, 8, 3, 2, 5, 1, 8, 1, 10, 6, 6, 6, 5, 5, 3, 4}, 1 << 30, false},
+    {"objects", {30, 1, 20, 30, 0, 0, 0, 0, 6, 0, 0, 0, 0, 30, 0, 0, 0, 0, 0, 0}, 1 << 30, false},
+    {"tasks", {4, 0, 4, 20, 40, 14, 8, 4, 1, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0}, 1 << 30, false},
+    {"actors", {4, 0, 2, 16, 6, 6, 4, 0, 6, 3, 40, 2, 0, 2, 0, 0, 0, 0, 0, 0}, 1 << 30, false},
+    {"locks", {2, 0, 0, 2, 2, 1, 0, 0, 4, 0, 0, 0, 90, 2, 0, 0, 0, 0, 0, 10}, 1 << 30, false},
+    {"containers", {8, 0, 2, 4, 4, 1, 0, 0, 0, 0, 0, 0, 0, 0, 40, 40, 0, 0, 0, 0}, 1 << 30, false},
+    {"versions", {8, 0, 4, 6, 4, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 30, 30, 20, 20}, 1 << 30, false},
+    {"memory", {20, 30, 12, 40, 4, 2, 0, 0, 1, 0, 0, 0, 0, 6, 4, 4, 4, 1, 0, 1}, 48 << 20, true},
 };
 const u32 num_themes = sizeof themes / sizeof themes[0];
 
@@ -329,6 +329,7 @@ void Peer::one(ClientOp op) {
     case VERSION: version(); break;
     case VIEW: view(); break;
     case RING: ring(); break;
+    case OWNED: owned(); break;
     case NUM_OPS: break;
   }
 }

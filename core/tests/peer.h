@@ -34,7 +34,7 @@ struct Flight {
 };
 
 enum ClientOp : u32 { PUT, BIG, READ, DROP, SUBMIT, WAIT, CANCEL, STREAM, NAME, MAKE_ACTOR, CALL, KILL, SECTION, PASS, QUEUE, TABLE,
-                     VERSION, VIEW, RING, NUM_OPS };
+                     VERSION, VIEW, RING, OWNED, NUM_OPS };
 struct Theme {
   const char* name;
   u32 weights[NUM_OPS];
@@ -118,6 +118,7 @@ class Peer {
   void version();
   void view();
   void ring();
+  void owned();
   void taken(Handle h);
   // Gives a reference of ours away, unless that fails or is not wanted.
   template <class F>

@@ -151,6 +151,7 @@ void steps(const Options& o) {
   container_scenes(scenes);
   task_scenes(scenes);
   version_scenes(scenes);
+  ownership_scenes(scenes);
   if (!o.scene.empty()) std::erase_if(scenes, [&](const Scene& x) { return o.scene != x.name; });
   REQUIRE_TEXT(!scenes.empty(), "there is no scene of that name");
   u64 start = now_ns(), all = 0;

@@ -7,6 +7,7 @@ The public names are all here. Where they live:
     generator.py         generators as tasks           sync/         locks
     serialization.py     the one place that pickles    exceptions.py what can go wrong
     mutable.py           arrays made in shared memory, freezing
+    ownership.py         objects with one writer
     versioned.py         versions of a value
     _options.py          the one place that checks options
     engine/              where the work is done: the interface, and engine/local, the arena of this machine
@@ -41,6 +42,7 @@ from shoal.actor import ActorClass, ActorHandle, exit_actor, method
 from shoal.containers import Counter, Dict, List, Queue, Ring, Value
 from shoal.generator import DynamicObjectRefGenerator, ObjectRefGenerator
 from shoal.mutable import empty, freeze, full, zeros
+from shoal.ownership import Owner, OwnerDied, claim, claim_requested, commit, owned, owner, transfer
 from shoal.remote_function import RemoteFunction
 from shoal.runtime_context import get_runtime_context
 from shoal.sync import lock
@@ -87,6 +89,8 @@ __all__ = [
     "ObjectID",
     "ObjectRef",
     "ObjectRefGenerator",
+    "Owner",
+    "OwnerDied",
     "Queue",
     "RemoteFunction",
     "Ring",
@@ -95,7 +99,10 @@ __all__ = [
     "actor",
     "available_resources",
     "cancel",
+    "claim",
+    "claim_requested",
     "cluster_resources",
+    "commit",
     "empty",
     "exceptions",
     "exit_actor",
@@ -113,12 +120,15 @@ __all__ = [
     "memory_summary",
     "method",
     "nodes",
+    "owned",
+    "owner",
     "put",
     "remote",
     "remote_function",
     "runtime_context",
     "shutdown",
     "sync",
+    "transfer",
     "util",
     "wait",
     "zeros",

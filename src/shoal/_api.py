@@ -6,7 +6,7 @@ import inspect
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 from shoal import engine as _engine
 from shoal._core import ObjectRef
@@ -16,6 +16,7 @@ from shoal.engine import current
 from shoal.engine.base import Engine
 from shoal.exceptions import GetTimeoutError
 from shoal.generator import ObjectRefGenerator
+from shoal.ownership import put_owned
 from shoal.remote_function import RemoteFunction
 
 T = TypeVar("T")
@@ -160,17 +161,27 @@ def is_initialized() -> bool:
     return _engine.current_or_none() is not None
 
 
-def put(value: Any, *, mutable: bool = False, _owner: Any = None, _tensor_transport: Any = None) -> ObjectRef:
+def put(
+    value: Any,
+    *,
+    mutable: bool = False,
+    owner: ActorHandle | Literal["me"] | None = None,
+    _owner: Any = None,
+    _tensor_transport: Any = None,
+) -> ObjectRef:
     """Store a value in shared memory.
 
     Args:
         value: anything picklable.
         mutable: whether the arrays inside `value` (ndarrays of any dtype without Python objects, CPU tensors,
             bytearrays, in any nesting of containers) can be changed in place by everyone through what `get` returns.
+        owner: who alone may write to a mutable object: an actor's handle, or "me", the calling actor or process (a task's
+            ownership ends with it). The arrays that everybody else gets are read-only, and so is their memory. See
+            `shoal.commit`, `owned`, `transfer` and `claim`. Such an object takes its size twice, and two copies.
 
     Returns an ObjectRef; the value lives while any reference to it, or any view of its arrays, does.
     Costs one copy of the large buffers. Raises PicklingError, NotMutableError (nothing in it can be shared in place),
-    ObjectStoreFullError (larger than what is left of the arena), TypeError for an ObjectRef.
+    ObjectStoreFullError (larger than what is left of the arena), TypeError for an ObjectRef, ActorDiedError for a dead owner.
 
     >>> import numpy as np, shoal
     >>> ref = shoal.put(np.arange(3), mutable=True)
@@ -182,6 +193,10 @@ def put(value: Any, *, mutable: bool = False, _owner: Any = None, _tensor_transp
         raise TypeError(
             "put() of an ObjectRef: it refers to an object already; to store the reference itself put a list with it: put([ref])"
         )
+    if owner is not None:
+        if not mutable:
+            raise ValueError("an owner is for mutable objects, as nobody can change others: put(value, mutable=True, owner=...)")
+        return put_owned(value, owner)
     ref: ObjectRef = current().put(value, mutable)
     return ref
 

@@ -35,8 +35,10 @@ from shoal._errors.base import (
     ShoalError,
 )
 from shoal._errors.objects import (
+    ClaimTimeoutError,
     GetTimeoutError,
     NotMutableError,
+    NotOwnerError,
     ObjectFreedError,
     ObjectLostError,
     ObjectStoreFullError,
@@ -44,6 +46,7 @@ from shoal._errors.objects import (
     OutOfMemoryError,
     OwnerDiedError,
     PicklingError,
+    StaleOwnerError,
     UnserializableException,
     VersionConflictError,
     WritableViewsError,
@@ -81,13 +84,13 @@ from shoal._errors.tasks import (
 __all__ = [
     "ActorAlreadyExistsError", "ActorDiedError", "ActorError", "ActorHandleNotFoundError",
     "ActorPlacementGroupRemoved", "ActorUnavailableError", "ActorUnschedulableError", "AsyncioActorExit",
-    "DeadlockError", "ForkedError", "GetTimeoutError", "InternalError", "LimitError", "LockHolderDied",
-    "NotInitializedError", "NotMutableError", "ObjectFreedError", "ObjectLostError",
+    "ClaimTimeoutError", "DeadlockError", "ForkedError", "GetTimeoutError", "InternalError", "LimitError", "LockHolderDied",
+    "NotInitializedError", "NotMutableError", "NotOwnerError", "ObjectFreedError", "ObjectLostError",
     "ObjectRefStreamEndOfStreamError", "ObjectStoreFullError", "OutOfDiskError", "OutOfMemoryError",
     "OwnerDiedError", "PendingCallsLimitExceeded", "PicklingError", "RayActorError", "RayError",
     "RaySystemError", "RayTaskError", "RuntimeEnvSetupError", "SchedulingWarning", "SessionEndedError",
     "SessionError", "SessionExistsError", "SessionNotFoundError", "SessionRefusedError", "SessionVersionError", "ShoalError",
-    "TaskCancelledError", "TaskError", "TaskPlacementGroupRemoved",
+    "StaleOwnerError", "TaskCancelledError", "TaskError", "TaskPlacementGroupRemoved",
     "TaskUnschedulableError", "UnpicklableCause", "UnserializableException", "UserCodeException",
     "VersionConflictError", "WorkerCrashedError", "WritableViewsError", "task_error_from",
 ]

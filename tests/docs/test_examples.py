@@ -21,6 +21,12 @@ SAYS = {
     "parameter_server_versioned.py": ["version 1200 is the newest", "learned [ 3.  -1.   0.5  2.  -4. ]"],
     "prefix_counts.py": ["documents", "stri..."],
     "replay_buffer.py": ["appended 6000 records; the ring keeps the last 2000", "right 1.000, so go right"],
+    "world_of_bodies.py": [
+        "4 participants moved its body [400, 400, 400, 400] steps",
+        "participant 0 cannot push body 1",
+        "participant 2 took body 3, whose owner died",
+        "all bodies move: [1200, 1200, 1200, 1200]",
+    ],
     "shared_model.py": ["after 2 tasks made 300 steps each"],
     "torn_reads.py": ["[2 2 2 2 1 1 1 1] - half of the change", "had to wait and saw [3 3 3 3 3 3 3 3]"],
 }

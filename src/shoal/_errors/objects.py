@@ -102,6 +102,22 @@ class WritableViewsError(ShoalError, BufferError):
     pids: tuple[int, ...] = ()
 
 
+class NotOwnerError(ShoalError, PermissionError):
+    """Only the owner of a mutable object may do this, and this process is not it; `owner` is (None: nobody)."""
+
+    owner: Any = None
+
+
+class StaleOwnerError(NotOwnerError):
+    """This process owned the object, and lost it: another epoch has begun. Nothing was committed. `owner` has it now."""
+
+
+class ClaimTimeoutError(ShoalError, TimeoutError):
+    """The object was not handed on within the timeout that was given; `owner` still has it."""
+
+    owner: Any = None
+
+
 class VersionConflictError(ShoalError):
     """Somebody else published meanwhile: the Versioned's newest version is `found` and not `expected`."""
 

@@ -56,6 +56,12 @@ def make_error(code: int, text: str) -> Exception:
             "freeze() takes a reference to what put(..., mutable=True), empty(), zeros() or full() made; this object is "
             "immutable already, or not made yet"
         )
+    if text == "owned and frozen":
+        return exceptions.NotMutableError("the object is frozen: nobody owns it, and it never changes again")
+    if text == "not the owner":
+        return exceptions.NotOwnerError(
+            "only the owner of an object can freeze it; shoal.owner(ref) says who that is, shoal.claim(ref) makes it you"
+        )
     return ValueError(text)
 
 

@@ -151,8 +151,11 @@ class Supervisor:
         except BlockingIOError:
             pass
 
-    def _on_driver_gone(self, _key: Any) -> None:
-        _core.end_reason("found the pipe closed by which the driver gets what workers print, and ended")
+    def _on_driver_gone(self, key: Any) -> None:
+        if key.fd == self.output and not _gone(self.driver, 0.2):  # at its end, the kernel closes its files first
+            _core.end_reason("found the pipe closed by which the driver gets what workers print, and ended")
+        else:
+            _core.end_reason("ended with the driver, which is gone")
         self.ending = True
 
     def terminate(self, _signal: int, _frame: Any) -> None:
