@@ -125,12 +125,24 @@ PyObject* queue_watch(PyObject*, PyObject* const* args, Py_ssize_t n) {
   return guarded([&] { return PyBool_FromLong(C.queue_watch(q, get)); }, nullptr);
 }
 
-PyObject* new_queue(PyObject*, PyObject* limit) {
-  u64 n = PyLong_AsUnsignedLongLong(limit);
-  if (PyErr_Occurred() || !usable()) return nullptr;
-  if (n > 0x7fffffff) n = 0;
-  Handle h = guarded([&] { return C.create_queue(u32(n)); }, Handle(0));
+// new_queue(limit, lock or None)
+PyObject* new_queue(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  Handle lock = 0;
+  if (!arity("new_queue", n, 2)) return nullptr;
+  u64 limit = PyLong_AsUnsignedLongLong(args[0]);
+  if (PyErr_Occurred() || !usable() || (args[1] != Py_None && !live_ref(args[1], &lock))) return nullptr;
+  if (limit > 0x7fffffff) limit = 0;
+  Handle h = guarded([&] { return C.create_queue(u32(limit), lock); }, Handle(0));
   return h ? new_ref(h) : nullptr;
+}
+
+// container_lock(ref) -> ref of the lock that a list or a dictionary was made with
+PyObject* container_lock(PyObject*, PyObject* ref) {
+  Handle h;
+  if (!live_ref(ref, &h)) return nullptr;
+  if ((C.entry(h).kind != KIND_QUEUE && C.entry(h).kind != KIND_TABLE) || !C.payload(h)->nrefs)
+    return PyErr_SetString(PyExc_TypeError, "this reference is not that of a container with a lock"), nullptr;
+  return guarded([&] { return share_ref(C.refs(h)[0]); }, nullptr);
 }
 
 // --------------------------------------------------------------------------------------------- Counter
@@ -379,9 +391,10 @@ PyObject* list_op(PyObject*, PyObject* const* args, Py_ssize_t n) {
   return ok ? PyBool_FromLong(done) : nullptr;
 }
 
-PyObject* new_table(PyObject*, PyObject*) {
-  if (!usable()) return nullptr;
-  Handle h = guarded([&] { return C.create_table(); }, Handle(0));
+PyObject* new_table(PyObject*, PyObject* lock_ref) {
+  Handle lock;
+  if (!live_ref(lock_ref, &lock)) return nullptr;
+  Handle h = guarded([&] { return C.create_table(lock); }, Handle(0));
   return h ? new_ref(h) : nullptr;
 }
 
@@ -481,13 +494,14 @@ PyMethodDef functions[] = {
     {"ring_claim", (PyCFunction)(void*)ring_claim, METH_FASTCALL, nullptr},
     {"list_op", (PyCFunction)(void*)list_op, METH_FASTCALL, nullptr},
     {"table_op", (PyCFunction)(void*)table_op, METH_FASTCALL, nullptr},
-    {"new_table", new_table, METH_NOARGS, nullptr},
+    {"new_table", new_table, METH_O, nullptr},
+    {"container_lock", container_lock, METH_O, nullptr},
     {"fence", fence, METH_NOARGS, nullptr},
     {"queue_put", (PyCFunction)(void*)queue_put, METH_FASTCALL, nullptr},
     {"queue_get", (PyCFunction)(void*)queue_get, METH_FASTCALL, nullptr},
     {"queue_watch", (PyCFunction)(void*)queue_watch, METH_FASTCALL, nullptr},
     {"queue_length", queue_length, METH_O, nullptr},
-    {"new_queue", new_queue, METH_O, nullptr},
+    {"new_queue", (PyCFunction)(void*)new_queue, METH_FASTCALL, nullptr},
     {"_counter_at", (PyCFunction)(void*)make_counter_at, METH_FASTCALL, nullptr},
     {"_counter", make_counter, METH_O, nullptr},
     {nullptr, nullptr, 0, nullptr},

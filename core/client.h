@@ -299,8 +299,6 @@ struct Client {
   void block_end();
   bool work_visible() const;                   // something this worker could run
   bool runnable() const;                       // something that any idle worker could run
-  bool cancel_queued(Handle h, Task** out);    // true: *out is ours to fail
-  Task* cancel_creation(Handle actor);
   void unlink_running(Tx& tx, Task* t);
   void drop_deps(Task* t);
   void free_task(Task* t);
@@ -309,6 +307,16 @@ struct Client {
   Handle stream_next(Task* t);                 // the return after this one, not yet part of the record
   void stream_advance(Task* t);                // ... becomes the record's return
   void discard_building(Slot& s);
+
+  // cancel.cpp
+  bool cancel_queued(Handle h, Task** out);    // true: *out is ours to fail
+  Task* cancel_creation(Handle actor);
+  int mark_running(Handle h, u16 flags);
+  void clear_marks(Task* t);
+  std::vector<Handle> descendants(u64 id, u64 last);
+  void start_clock(Task* t);
+  std::vector<Handle> late(u64* next);
+  bool kill_due(u32 slot) const;
 
   // actors.cpp
   Actor* actor(Handle h) const { return at<Actor>(entry(h).payload + 64); }
@@ -329,6 +337,7 @@ struct Client {
   void actor_starts(Handle h);
   bool actor_leaves(Handle h);
   bool actor_over(Handle h) const;
+  void actor_save(Handle h, Handle item, Task* t, bool failed);  // takes over our reference to item
 
   // names.cpp
   bool name_set(NameSpace space, std::string_view name, Handle object);
@@ -339,7 +348,7 @@ struct Client {
 
   // queues.cpp
   Queue* queue(Handle h) const { return at<Queue>(entry(h).payload + 64); }
-  Handle create_queue(u32 limit);
+  Handle create_queue(u32 limit, Handle lock = 0);
   bool queue_put(Queue* q, Handle item);       // takes over our reference to item; false: full
   Handle queue_get(Queue* q);                  // comes with a reference of ours; 0: empty
   bool queue_watch(Queue* q, bool get);        // rings us when there is an item (or room); false: there is now
@@ -364,7 +373,7 @@ struct Client {
 
   // table.cpp
   Table* table(Handle h) const { return at<Table>(entry(h).payload + 64); }
-  Handle create_table();
+  Handle create_table(Handle lock = 0);
   // Takes over our reference to `value`, also if just that was there. False: something is (and the reference is still ours).
   bool table_set(Table* t, u64 hash, std::string_view key, Handle value, bool replace);
   Handle table_get(Table* t, u64 hash, std::string_view key);      // comes with a reference of ours; 0: not there

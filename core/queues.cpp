@@ -44,10 +44,12 @@ void Client::hand_out(Tx& tx, Handle item, bool keep) {
   tx.set(e.holders, e.holders + 1);
 }
 
-Handle Client::create_queue(u32 limit) {
+// `lock`, if there is one, lives as long as the queue; its only reference in the payload.
+Handle Client::create_queue(u32 limit, Handle lock) {
   Handle h = create(KIND_QUEUE);
   try {
-    begin_payload(h, FORMAT_PICKLE, 0, 0, 0, nullptr);
+    begin_payload(h, FORMAT_PICKLE, lock ? 1 : 0, 0, 0, nullptr);
+    if (lock) contain(h, lock);
     Queue* q = queue(h);
     q->limit = limit;
     queue_grow(q);

@@ -20,10 +20,11 @@ static Offset* find(Client& c, Table* t, u64 hash, std::string_view key) {
   return nullptr;
 }
 
-Handle Client::create_table() {
+Handle Client::create_table(Handle lock) {  // see create_queue
   Handle h = create(KIND_TABLE);
   try {
-    begin_payload(h, FORMAT_PICKLE, 0, 0, 0, nullptr);
+    begin_payload(h, FORMAT_PICKLE, lock ? 1 : 0, 0, 0, nullptr);
+    if (lock) contain(h, lock);
     Table* t = table(h);
     u64 bytes = FIRST_SIZE * sizeof(Offset);
     ensure_block(bytes);

@@ -162,7 +162,8 @@ void queues(std::vector<Scene>& all) {
 void tables(std::vector<Scene>& all) {
   all.push_back({"dictionary: made, disposed of with its values", prepare_table, nothing,
                  [](Stage& s) {
-                   Handle t = s.c.create_table();
+                   Handle lock = make(s.c, 10), t = s.c.create_table(lock);
+                   s.c.release(lock);
                    for (u32 i = 0; i < 3; i++) REQUIRE(s.c.table_set(s.c.table(t), i, "key", make(s.c, 10), false));
                    s.c.release(t);
                  },

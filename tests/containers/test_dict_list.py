@@ -283,6 +283,8 @@ def test_everything_is_given_back():
     d = shoal.Dict({i: [i] for i in range(1000)})
     d["list"] = shoal.List(range(100))
     d["list"].insert(50, "middle")
+    with d.lock, d["list"].lock:  # each has one of its own, which goes with it
+        assert d.lock.locked() and d["list"].lock.locked() and not shoal.List().lock.locked()
     del d
     assert _core.statistics()["objects"] == before
 

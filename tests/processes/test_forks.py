@@ -226,7 +226,7 @@ def test_forks_while_other_threads_are_in_the_middle_of_everything():
             shoal.init(num_cpus=1)
             assert shoal.get(double.remote(1)) == 2
             shoal.shutdown()
-        for i in range(20):
+        for i in range(8):
             problem = fork(child, normal_exit=i % 2 == 1)
             assert not problem, problem
         problem = fork(own)

@@ -2,10 +2,12 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
-from programs import Program, run
+from programs import PRELUDE, Program, run
 
 from conftest import until
 
@@ -133,6 +135,29 @@ except shoal.exceptions.SessionEndedError as error:
     )
     status, out, err = run(code)
     assert (status, err) == (0, "") and "its supervisor process was killed by signal 9" in out
+
+
+def test_a_guest_learns_why_the_session_ended():
+    guest = (
+        PRELUDE
+        + """
+shoal.init(address=sys.argv[1])
+ready()
+try:
+    shoal.get(forever.remote(), timeout=20)
+except shoal.exceptions.SessionEndedError as error:
+    print(error)
+"""
+    )
+    name = f"killed-{os.getpid()}"
+    with Program(f"shoal.init(num_cpus=1, session_name={name!r}); ready(); time.sleep(60)") as driver:
+        driver.until_ready()
+        command = [sys.executable, "-c", guest, name]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            os.kill(driver.pid, signal.SIGKILL)
+            assert "ended with the driver, which is gone" in process.stdout.read()
 
 
 def test_a_supervisor_that_cannot_start_is_explained(tmp_path):

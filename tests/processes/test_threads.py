@@ -159,7 +159,7 @@ def test_sessions_begin_and_end_under_it():
                     wrong.append(f"{type(error).__name__}: {error}"); return
         threads = [threading.Thread(target=again_all, args=(work,)) for work in own + WORKS[:9]]
         for thread in threads: thread.start()
-        while len(changes_done) < 10 and not wrong:
+        while len(changes_done) < 6 and not wrong:
             time.sleep(0.01)
         end(threads)
         shoal.shutdown()

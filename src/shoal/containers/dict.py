@@ -59,7 +59,7 @@ class Dict(MutableMapping[Any, Any]):
         current()
 
         def make() -> Any:
-            ref = _core.new_table()
+            ref = _core.new_table(_core._new_lock())
             for key, value in dict(items).items():
                 _core.table_op(ref, "set", _encode(key), value)
             return ref
@@ -79,9 +79,9 @@ class Dict(MutableMapping[Any, Any]):
 
     @property
     def lock(self) -> Any:
-        """A lock of this dict's own, for several steps as one; it stays until the session ends. No method takes it by itself."""
+        """A lock of this dict's own, for several steps as one. No method takes it by itself."""
         if self._lock is None:
-            self._lock = current().lock(f"dict:{self._ref._handle:x}", True)
+            self._lock = _core._lock(_core.container_lock(self._ref), None, True)
         return self._lock
 
     def __getitem__(self, key: Any) -> Any:

@@ -33,7 +33,7 @@ class List(MutableSequence[Any]):
         current()
 
         def make() -> Any:
-            ref = _core.new_queue(0)
+            ref = _core.new_queue(0, _core._new_lock())
             _core.queue_put(ref, list(items), None)
             return ref
 
@@ -52,9 +52,9 @@ class List(MutableSequence[Any]):
 
     @property
     def lock(self) -> Any:
-        """A lock of this list's own, for several steps as one; it stays until the session ends. No method takes it by itself."""
+        """A lock of this list's own, for several steps as one. No method takes it by itself."""
         if self._lock is None:
-            self._lock = current().lock(f"list:{self._ref._handle:x}", True)
+            self._lock = _core._lock(_core.container_lock(self._ref), None, True)
         return self._lock
 
     def __len__(self) -> int:
@@ -179,12 +179,11 @@ class Value:
     """
 
     def __init__(self, value: Any = None, *, name: str | None = None) -> None:
-        # The lock lies beside the value, and goes with it. Whoever finds the list by its name drops the one made here.
-        lock = current().lock(None, True, False, _IGNORE)
-        self._bind(List([value, lock], name=None if name is None else f"value:{name}"))
+        self._bind(List([value], name=None if name is None else f"value:{name}"))
 
     def _bind(self, values: List) -> None:
-        self._list, self._lock = values, values[1]
+        self._list = values
+        self._lock = _core._lock(_core.container_lock(values._ref), None, True, False, _IGNORE)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Value._of, (self._list,))

@@ -38,7 +38,7 @@ class Queue:
     def __init__(self, maxsize: int = 0, actor_options: dict[str, Any] | None = None, *, name: str | None = None) -> None:
         limit = max(0, operator.index(maxsize))
         current()
-        self._ref = named("queue", name, lambda: _core.new_queue(limit))
+        self._ref = named("queue", name, lambda: _core.new_queue(limit, None))
 
     @classmethod
     def _of(cls, ref: Any) -> Queue:

@@ -42,6 +42,7 @@ def session_facts(supervisor: Supervisor) -> dict[str, Any]:
     for key, _ in _core.name_list(1):  # NAMES_ACTOR in core/abi.h
         namespace, _, name = key.partition("\0")
         names.append({"name": name, "namespace": namespace})
+    statistics = _core.statistics()  # counts the objects: once is enough
     return {
         "name": supervisor.config["name"],
         "detached": supervisor.driver < 0,
@@ -52,7 +53,7 @@ def session_facts(supervisor: Supervisor) -> dict[str, Any]:
         "processes": processes[:_MOST],
         "resources": resources,
         "actor_names": names[:_MOST],
-        "memory": {k: v for k, v in _core.statistics().items() if k.endswith("_bytes") or k == "objects"},
-        "tasks": {k: v for k, v in _core.statistics().items() if k.startswith("tasks_")},
-        "deaths": _core.statistics()["deaths"],
+        "memory": {k: v for k, v in statistics.items() if k.endswith("_bytes") or k == "objects"},
+        "tasks": {k: v for k, v in statistics.items() if k.startswith("tasks_")},
+        "deaths": statistics["deaths"],
     }
