@@ -184,7 +184,8 @@ class MemoryMonitor:
             _, _, _, actor, label = _core.slot_info(process.slot)
             # First what can be run again, then other tasks; actors, whose state would be lost, last.
             rank = (0 if retries else 1) if kind == _TASK else 2
-            if rank == 2 and actor and _core.actor_exists(actor) and not _core.actor_info(actor)["restarts"]:
+            held = _core.actor_hold(actor) if rank == 2 and actor else None
+            if held is not None and not _core.actor_info(actor)["restarts"]:
                 rank = 3
             candidates.append((rank, -private_memory(process.pid), label or "a call", process, retries))
         if not candidates:
