@@ -43,6 +43,7 @@ constexpr u32 JOURNAL_LOCKS = 7;
 constexpr u32 WAIT_NODES = 64;          // waits of one process for locks and the like at a time
 constexpr u32 HOLDS = 64;               // shared locks and semaphores that one process holds at a time
 
+constexpr u32 LAST_WORDS = 2008;        // bytes kept of what a process printed last
 constexpr u32 DRAFTS = 8;               // copies for rollback or a commit that one process makes at a time
 
 constexpr u64 SPILL_FROM = 64 << 10;    // bytes of a payload; smaller values stay in memory
@@ -133,6 +134,14 @@ struct Waiting {
   u64 pad[2];
 };
 
+// What the process printed last, as a ring: written by it alone, when it prints; `of` is the task that printed it (0: an
+// actor). Read by the supervisor after its death, for the error that tells of it; a torn text is harmless.
+struct LastWords {
+  u64 of;
+  std::atomic<u64> count;  // bytes since `of` began to print; the newest is text[(count - 1) % LAST_WORDS]
+  char text[LAST_WORDS];
+};
+
 // An object on its way to the spill file or back; spill.cpp has the protocol. [slot] What is named here belongs to the job:
 //   to the file: `extent`, until the object is switched to it;   back: `block` likewise, and then `extent`, until it is freed.
 // The process's death: the supervisor takes the process's mark off the object, and gives back what the job still has.
@@ -163,6 +172,9 @@ struct alignas(64) Slot {
   std::atomic<Handle> actor;  // [slot] the actor this process hosts; read by anybody as a hint
   std::atomic<u32> command;  // [word] requests to the process, CommandBits
   std::atomic<u32> threads;  // [word] of the program's own, counted when one of them had waited for long
+  // [word] each: when the task that it runs must be over, 0 = never; a return of that task. cancel.cpp has the protocol.
+  std::atomic<u64> deadline;
+  std::atomic<Handle> timed;
   std::atomic<u32> served;   // [word] tasks it has taken from queues; read by the supervisor as a hint
   u32 pad;
   Offset drafts[DRAFTS];     // [slot] blocks of copies that are being made, for a rollback or a commit
@@ -177,6 +189,7 @@ struct alignas(64) Slot {
   alignas(64) WaitNode waits[WAIT_NODES];
   Hold holds[HOLDS];
   Waiting waiting[WAIT_NODES];
+  LastWords said;
 };
 
 enum CommandBits : u32 { CMD_EXIT = 1, CMD_CANCEL = 2, CMD_KILL = 4 };
@@ -439,7 +452,16 @@ struct alignas(64) Heap {
 enum TaskState : u32 { TASK_BUILDING = 0, TASK_WAITING = 1, TASK_QUEUED = 2, TASK_RUNNING = 3, TASK_DROPPED = 4 };
 enum TaskKind : u16 { TASK_NORMAL = 0, TASK_CREATE_ACTOR = 1, TASK_ACTOR_CALL = 2 };
 enum TaskFlags : u16 { TASK_STREAMING = 1, TASK_DYNAMIC = 2, TASK_CANCELLED = 4, TASK_RETRY_EXCEPTIONS = 8,
-                       TASK_ALONE = 16 };  // not to be run inside another one: what it does to its process is its own
+                       TASK_ALONE = 16,  // not to be run inside another one: what it does to its process is its own
+                       TASK_TIMED = 32,  // it has a timeout_ms
+                       TASK_RETRY_TIMEOUT = 64,  // a run that took too long is followed by another, as far as `retries` goes
+                       // Set while it runs, under its lock, by who wants it to end; all but FORCED interrupt it.
+                       TASK_TIMED_OUT = 128,
+                       TASK_FORCED = 256,     // by the end of its process
+                       TASK_RECURSIVE = 512,  // and those that it has submitted with it
+                       // Set with Actor::saved: its effect is in there and its returns are complete, if not sealed yet.
+                       TASK_SAVED = 1024,
+                       TASK_SAVED_FAILED = 2048 };  // ... they hold an exception
 
 // A reference held by a task; if `waiting`, a node in the dependents' list of its object. [lock the object's Entry]
 struct Dep {
@@ -456,7 +478,7 @@ struct Dep {
 // again or fails its returns.
 struct Task {
   u64 id;
-  SpinLock lock;            // guards `unready`
+  SpinLock lock;            // guards `unready`, and `flags` while it runs
   std::atomic<u32> state;   // TaskState, changed under the lock of the queue it is in
   std::atomic<u32> unready; // [lock] dependencies not finished yet, + 1 while it is being submitted
   u32 runner;               // slot + 1 of the process that executes it
@@ -472,8 +494,11 @@ struct Task {
   Handle actor;
   Offset qnext, qprev;      // [lock of the queue] ready queue or mailbox; [slot] Slot::running
   u64 args_size;
-  u64 submitted_ns;
-  Handle options;           // an object with rarely needed options, or 0
+  u8 streamed;              // [slot] 1: items of a generator are out, to run it again would repeat them
+  u8 spawned;               // [slot] 1: it has submitted tasks
+  u16 pad;
+  u32 timeout_ms;           // TASK_TIMED: how long it may run
+  u64 parent;               // the id of the task that submitted it; 0: none did
   Handle scratch;           // [slot] a streaming generator's next return, see stream_next()
 };
 
@@ -533,7 +558,8 @@ struct alignas(64) Actor {
   u32 shape;
   u32 life;                  // references of the actor to itself until it is dead: 1, a detached one 2. Changed with `contained`
   u32 submitted;             // 1: its creation is on its way; else its maker's death leaves it unborn, see sweep()
-  u32 pad;
+  std::atomic<u32> kill;     // [word] 1: its present process is to be killed, the actor may start again
+  Handle saved;              // [lock] what its class's __shoal_save__ gave last, one `contained`; only its host changes it
   char name[MAX_NAME];       // class name, for people
 };
 
@@ -629,6 +655,7 @@ struct Header {
   std::atomic<u32> actors;    // [word] that live or will; a hint for the limit of processes
   std::atomic<u32> crowd;     // [word] 1: tasks wait and workers sleep, as no core is free; the supervisor looks in a moment
   std::atomic<i32> supervisor_status;  // [word] how the supervisor ended, by who saw that, before `dead`: see how_it_ended()
+  std::atomic<u64> watched;   // [word] the supervisor looks at the Slot::deadlines again at this time; 0: ring it
   Handle config;              // the session's settings, made by the driver before the supervisor starts
   char end_reason[256];       // written once, by the supervisor, before it ends of its own accord; read once `dead` is set
   Statistics stats;

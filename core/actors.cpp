@@ -150,6 +150,7 @@ void Client::actor_restarting(Handle handle) {
   Tx tx(*this);
   tx.lock(a->lock);
   tx.set(a->state, u32(ACTOR_RESTARTING));
+  tx.set(a->kill, 0u);
   if (a->restarts > 0) tx.set(a->restarts, a->restarts - 1);
   tx.commit();
 }
@@ -175,6 +176,16 @@ bool Client::actor_dead(Handle handle, Handle death) {
 // Nothing will run as this actor any more: its own references to itself go.
 void Client::actor_drop_life(Handle handle) {
   Actor* a = actor(handle);
+  if (Handle state = a->saved; state && a->life) {
+    bool dead;
+    {
+      Tx tx(*this);
+      dead = drop_contained_tx(tx, state);
+      tx.set(a->saved, Handle(0));
+      tx.commit();
+    }
+    if (dead) dispose(state);
+  }
   for (u32 left = a->life; left--;) {
     bool dead;
     {
@@ -198,6 +209,7 @@ void Client::actor_starts(Handle handle) {
     Tx tx(*this);
     tx.lock(a->lock);
     tx.set(a->slot, slot);
+    tx.set(a->kill, 0u);  // it was for the process before
     tx.set(me->actor, handle);
     tx.commit();
   }
@@ -219,6 +231,30 @@ bool Client::actor_leaves(Handle handle) {
   if (a->count.load()) return false;  // read after the references: who mails a call holds a handle meanwhile
   a->closing.compare_exchange_strong(how, 3);
   return true;
+}
+
+// The state that a restart begins with is `item` from now on. If `t` is given, a call of ours whose returns have been stored
+// but not sealed, that is so in the same moment as it is noted that the call is in there: who finds it unfinished after our
+// death seals what it has stored (`failed`: an exception), and does not run it again.
+void Client::actor_save(Handle handle, Handle item, Task* t, bool failed) {
+  Actor* a = actor(handle);
+  Handle old = a->saved;
+  bool dead = false;
+  {
+    Tx tx(*this);
+    if (old) dead = exchange(tx, item, old);
+    else take_over(tx, item);
+    if (t) {
+      tx.lock(t->lock);
+      tx.set(t->flags, u16(t->flags | TASK_SAVED | (failed ? TASK_SAVED_FAILED : 0)));
+    }
+    tx.lock(a->lock);
+    tx.set(a->saved, item);
+    tx.commit();
+    local[index_of(item)]--;
+  }
+  CRASH_POINT("save.done");
+  if (dead) dispose(old);
 }
 
 }  // namespace shoal

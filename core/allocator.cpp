@@ -90,7 +90,10 @@ u32 Client::alloc_run(Tx& tx, u64 n) {
     throw Error(Error::FULL, "cannot get " + std::to_string(n * PAGE) + " bytes: " + std::to_string(used) + " of the arena's " +
                                  std::to_string(all) + " bytes are in use; drop references to objects, or pass a larger object_store_memory to init()");
   };
-  if (n >= heap.pages_limit) return full();
+  if (n >= heap.pages_limit)
+    throw Error(Error::FULL, std::to_string(n * PAGE) + " bytes are more than the whole arena has (" +
+                                 std::to_string(u64(heap.pages_limit) * PAGE) +
+                                 "): pass a larger object_store_memory to init(), or divide the object into parts");
   u32 b = bin_of(n), found = 0;
   auto search = [&](u32 limit) {
     u32 tries = 0;

@@ -330,13 +330,15 @@ nb::dict task_info(u64 offset) {
   d["flags"] = int(t->flags);
   d["retries"] = t->retries;
   d["attempt"] = t->attempt;
+  d["timeout_ms"] = t->timeout_ms;
+  d["spawned"] = t->spawned != 0;
   d["function"] = t->function;
   d["actor"] = t->actor;
   d["method"] = t->method;
   d["shape"] = t->shape;
   d["runner"] = i32(t->runner) - 1;
   bool streamed = false;
-  if (t->flags & TASK_STREAMING && t->nreturns) streamed = t->scratch != 0 || t->submitted_ns == 1;
+  if (t->flags & TASK_STREAMING && t->nreturns) streamed = t->scratch != 0 || t->streamed;
   d["streamed"] = streamed;
   u32 pending = 0;
   for (u32 i = 0; i < t->nreturns; i++) {
@@ -358,6 +360,7 @@ nb::dict actor_info(u64 handle) {
   d["slot"] = a->slot.load();
   d["pid"] = a->state.load() == ACTOR_ALIVE ? C.slots[a->slot.load()].pid : 0;
   d["closing"] = a->closing.load();
+  d["killed"] = a->closing.load() == 2 || a->kill.load() != 0;
   d["restarts"] = a->restarts;
   d["waiting"] = a->count.load();
   d["name"] = std::string(a->name, strnlen(a->name, MAX_NAME));
@@ -487,7 +490,7 @@ NB_MODULE(_core, m) {
   m.doc() = "Shoal's native core. Private: the public names are in the package shoal.";
   if (!ready_refs(m.ptr()) || !ready_objects(m.ptr()) || !ready_tasks(m.ptr()) || !ready_sync(m.ptr()) || !ready_signals(m.ptr()) ||
       !ready_containers(m.ptr()) || !ready_memory(m.ptr()) || !ready_versioned(m.ptr()) || !ready_ring(m.ptr()) ||
-      !ready_spill(m.ptr()) || !ready_ownership(m.ptr()))
+      !ready_spill(m.ptr()) || !ready_ownership(m.ptr()) || !ready_ends(m.ptr()))
     throw nb::python_error();
   pthread_atfork(nullptr, nullptr, after_fork_in_child);
 
@@ -625,42 +628,16 @@ NB_MODULE(_core, m) {
     if (t->retries > 0) t->retries--;
     return true;
   });
-  m.def("mark_streamed", [](u64 task) { need_session(); task_at(task)->submitted_ns = 1; });
-  m.def("producer", [](nb::handle ref) {  // the task that makes it: (slot that runs it or -1, task id, kind) or None
+  m.def("mark_streamed", [](u64 task) { need_session(); task_at(task)->streamed = 1; });
+  m.def("producer", [](nb::handle ref) {  // the task that makes it: (slot that runs it or -1, task id, kind, actor, has it submitted any?) or None
     Handle h = ref_handle(ref);
     Entry& e = C.entry(h);
     Tx tx(C);
     tx.lock(e.lock);
     if (!e.task || e.state.load() != ENTRY_PENDING) return nb::object(nb::none());
     Task* t = task_at(e.task);
-    return nb::object(nb::make_tuple(t->state.load() == TASK_RUNNING ? int(t->runner) - 1 : -1, t->id, int(t->kind), t->actor));
-  });
-
-  m.def("cancel_running", [](nb::handle ref, bool force) {  // false: it does not run (any more)
-    Handle h = ref_handle(ref);
-    return call([&] {
-      Entry& e = C.entry(h);
-      u32 slot;
-      {
-        Tx tx(C);
-        tx.lock(e.lock);
-        if (!e.task || e.state.load() != ENTRY_PENDING) return false;
-        Task* t = task_at(e.task);
-        tx.lock(t->lock);
-        if (t->state.load() != TASK_RUNNING) return false;
-        tx.set(t->flags, u16(t->flags | TASK_CANCELLED));
-        slot = t->runner - 1;
-        tx.commit();
-      }
-      C.slots[slot].command.fetch_or(force ? CMD_KILL : CMD_CANCEL);
-      C.ring_supervisor();
-      return true;
-    });
-  });
-  m.def("task_cancelled", [](u64 task) {  // false too once it is over: its record is another's by then
-    for (Offset o = C.me->running; o; o = task_at(o)->qnext)
-      if (o == task) return (task_at(task)->flags & TASK_CANCELLED) != 0;
-    return false;
+    return nb::object(nb::make_tuple(t->state.load() == TASK_RUNNING ? int(t->runner) - 1 : -1, t->id, int(t->kind), t->actor,
+                                     t->spawned || t->kind == TASK_ACTOR_CALL));
   });
 
   // actors
@@ -735,21 +712,6 @@ NB_MODULE(_core, m) {
   m.def("demand", &demand);
   m.def("die_with_parent", [] { prctl(PR_SET_PDEATHSIG, 9); });
   m.def("share", &share);
-  m.def("commands", [] {  // processes that somebody wants to have killed or interrupted: (slot, bits)
-    std::vector<std::pair<u32, u32>> out;
-    for (u32 i = 2, n = C.h->slots_top.load(); i < n; i++) {
-      u32 bits = C.slots[i].command.load() & (CMD_KILL | CMD_CANCEL);
-      if (!bits) continue;
-      C.slots[i].command.fetch_and(~bits);
-      if (C.slots[i].state.load() == SLOT_ALIVE) out.emplace_back(i, bits);
-    }
-    return out;
-  });
-  m.def("ask", [](u32 slot, u32 bits) {  // has the supervisor kill or interrupt a process
-    need_session();
-    C.slots[slot].command.fetch_or(bits);
-    C.ring_supervisor();
-  });
   m.def("claim_slot", [] { return call([] { return C.claim_slot(); }); });
   m.def("watch_life", [](u32 slot, int fd, bool pidfd) { C.watch_life(slot, fd, pidfd ? POLLIN : POLLRDHUP); });
   m.def("session_over", [] {  // the supervisor's last word, once its children are gone

@@ -42,6 +42,7 @@ struct State {
   PyObject* make_error = nullptr;         // code, text -> exception
   PyObject* raised = nullptr;             // stored exception -> exception to raise
   PyObject* help = nullptr;               // runs a call inline
+  PyObject* submitter = nullptr;          // -> the id of the task that submits; in the process of an async actor only
   PyObject* full_error = nullptr;         // the class ObjectStoreFullError
   PyObject* lock_died = nullptr;          // pid, label, age_s, name, Died bits, whether the lock is held -> exception
   PyObject* deadlock = nullptr;           // texts -> exception
@@ -203,6 +204,7 @@ class Watch {
   std::vector<Stuck> seen_{};
 };
 void set_thread_task(Offset task);  // what this thread runs, if it is not the main one
+Offset thread_task_now();
 // One sleep until something happens to this process. FAILED: an exception is set.
 constexpr u64 IDLE_GROWTH = 64;
 Waited nap(u32 seen, u64 deadline, u64 growth = 2);
@@ -210,7 +212,11 @@ Waited nap(u32 seen, u64 deadline, u64 growth = 2);
 // ---------------------------------------------------------------------------- tasks (bindings_tasks.cpp)
 
 PyObject* call_of(Task* t);  // what a worker needs to run it
+bool store_error(Handle h, PyObject* error);  // an exception, or None where there is no room for it
 bool ready_tasks(PyObject* module);
+
+// --------------------------------------------------------------------- ends and deaths (bindings_ends.cpp)
+bool ready_ends(PyObject* module);
 
 // ------------------------------------------------------------------------- memory (bindings_memory.cpp)
 

@@ -166,7 +166,25 @@ bool ints(PyObject* const* args, Py_ssize_t n, i64* out) {
 
 // ------------------------------------------------------------------------------------------ submission
 
-// submit((kind, function, shape, actor, method, nreturns, retries, flags), args, kwargs)
+// The id of the task that submits in this thread; 0: none does. In an event loop only Python knows.
+u64 submitter() {
+  u32 role = C.me->role.load(std::memory_order_relaxed);
+  if (role != ROLE_WORKER && role != ROLE_ACTOR) return 0;
+  Offset o = thread_task_now();
+  if (!o && S.submitter) {
+    PyObject* id = PyObject_CallNoArgs(S.submitter);
+    u64 n = id ? PyLong_AsUnsignedLongLong(id) : 0;
+    Py_XDECREF(id);
+    return PyErr_Occurred() ? PyErr_Clear(), 0 : n;
+  }
+  if (!o) o = C.me->running;
+  if (!o) return 0;
+  Task* t = C.at<Task>(o);
+  if (!t->spawned) t->spawned = 1;
+  return t->id;
+}
+
+// submit((kind, function, shape | timeout_ms << 32, actor, method, nreturns, retries, flags), args, kwargs)
 //   -> ref | [refs] | None; the actor is dead -> NotImplemented (nothing was submitted)
 PyObject* submit(PyObject*, PyObject* const* a, Py_ssize_t n) {
   i64 v[8];
@@ -174,6 +192,7 @@ PyObject* submit(PyObject*, PyObject* const* a, Py_ssize_t n) {
     return nullptr;
   Encoder enc;
   if (!enc.call(a[1], a[2])) return nullptr;
+  u64 parent = submitter();
   u32 nreturns = u32(v[5]);
   PyObject* out = nullptr;
   std::vector<PyObject*> refs;
@@ -184,6 +203,8 @@ PyObject* submit(PyObject*, PyObject* const* a, Py_ssize_t n) {
     try {
       t->function = Handle(v[1]);
       t->shape = u32(v[2]);
+      t->timeout_ms = u32(u64(v[2]) >> 32);
+      t->parent = parent;
       t->actor = Handle(v[3]);
       t->method = u32(v[4]);
       t->retries = i32(v[6]);
@@ -225,6 +246,8 @@ PyObject* submit(PyObject*, PyObject* const* a, Py_ssize_t n) {
   return out;
 }
 
+}  // namespace
+
 // Stores an exception. In a full arena it stores None, which needs no memory: who waits must be told something.
 bool store_error(Handle h, PyObject* error) {
   if (store(h, error)) return true;
@@ -232,6 +255,8 @@ bool store_error(Handle h, PyObject* error) {
   PyErr_Clear();
   return guarded([&] { return C.reset_payload(h), C.set_inline(h, TAG_NONE, 0), true; }, false);
 }
+
+namespace {
 
 // A finished reference to an error, for calls that cannot even be submitted.
 PyObject* put_error(PyObject*, PyObject* error) {
@@ -302,6 +327,7 @@ PyObject* next_task(PyObject*, PyObject*) {
   }, false);
   if (!ok) return nullptr;
   if (!t) Py_RETURN_NONE;
+  if (t->flags & TASK_TIMED) C.start_clock(t);
   return call_of(t);
 }
 
@@ -432,16 +458,6 @@ PyObject* requeue(PyObject*, PyObject* task) {
   Py_RETURN_NONE;
 }
 
-// cancel_queued(ref) -> task, ours to fail | None: it runs or is done
-PyObject* cancel_queued(PyObject*, PyObject* ref) {
-  Handle h;
-  if (!live_ref(ref, &h)) return nullptr;
-  Task* t = nullptr;
-  if (!guarded([&] { return C.cancel_queued(h, &t), true; }, false)) return nullptr;
-  if (!t) Py_RETURN_NONE;
-  return PyLong_FromUnsignedLongLong(C.offset(t));
-}
-
 // running(task): this thread, not the main one, runs that call; 0: none any more
 PyObject* running(PyObject*, PyObject* task) {
   u64 t = PyLong_AsUnsignedLongLong(task);
@@ -460,7 +476,6 @@ PyMethodDef functions[] = {
     {"fail", (PyCFunction)(void*)fail, METH_FASTCALL, nullptr},
     {"stream_item", (PyCFunction)(void*)stream_item, METH_FASTCALL, nullptr},
     {"requeue", requeue, METH_O, nullptr},
-    {"cancel_queued", cancel_queued, METH_O, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };
 

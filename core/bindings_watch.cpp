@@ -98,5 +98,6 @@ bool Watch::look() {
 }
 
 void set_thread_task(Offset task) { thread_task = task; }
+Offset thread_task_now() { return thread_task; }
 
 }  // namespace shoal::py

@@ -311,6 +311,7 @@ struct Audit {
         Actor* a = c.actor(h);
         contained[i] += a->life;
         if (a->death) contained[index_of(a->death)]++;
+        if (a->saved) contained[index_of(a->saved)]++;
         u32 count = 0;
         for (Offset o = a->head; o; o = c.at<Task>(o)->qnext) {
           count++;

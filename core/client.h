@@ -299,8 +299,6 @@ struct Client {
   void block_end();
   bool work_visible() const;                   // something this worker could run
   bool runnable() const;                       // something that any idle worker could run
-  bool cancel_queued(Handle h, Task** out);    // true: *out is ours to fail
-  Task* cancel_creation(Handle actor);
   void unlink_running(Tx& tx, Task* t);
   void drop_deps(Task* t);
   void free_task(Task* t);
@@ -309,6 +307,16 @@ struct Client {
   Handle stream_next(Task* t);                 // the return after this one, not yet part of the record
   void stream_advance(Task* t);                // ... becomes the record's return
   void discard_building(Slot& s);
+
+  // cancel.cpp
+  bool cancel_queued(Handle h, Task** out);    // true: *out is ours to fail
+  Task* cancel_creation(Handle actor);
+  int mark_running(Handle h, u16 flags);
+  void clear_marks(Task* t);
+  std::vector<Handle> descendants(u64 id, u64 last);
+  void start_clock(Task* t);
+  std::vector<Handle> late(u64* next);
+  bool kill_due(u32 slot) const;
 
   // actors.cpp
   Actor* actor(Handle h) const { return at<Actor>(entry(h).payload + 64); }
@@ -329,6 +337,7 @@ struct Client {
   void actor_starts(Handle h);
   bool actor_leaves(Handle h);
   bool actor_over(Handle h) const;
+  void actor_save(Handle h, Handle item, Task* t, bool failed);  // takes over our reference to item
 
   // names.cpp
   bool name_set(NameSpace space, std::string_view name, Handle object);

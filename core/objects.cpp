@@ -394,8 +394,9 @@ void Client::dispose(Handle first) {
         while (queue_drop_first(queue(h), &dead))
           if (dead) more.push_back(dead);
       }
-      Handle* last = e.kind == KIND_ACTOR ? &actor(h)->death : e.kind == KIND_VERSIONED ? &cell(h)->current : nullptr;
-      if (last && *last) {
+      Handle* one = e.kind == KIND_ACTOR ? &actor(h)->death : e.kind == KIND_VERSIONED ? &cell(h)->current : nullptr;
+      for (Handle* last : {one, e.kind == KIND_ACTOR ? &actor(h)->saved : nullptr}) {
+        if (!last || !*last) continue;
         Handle target = *last;
         Tx tx(*this);
         bool dead = drop_contained_tx(tx, target);

@@ -223,6 +223,10 @@ void Client::free_slot(u32 s) {
   for (auto& hold : dead.holds) hold.queue = 0;
   for (auto& w : dead.waiting) w.thread.store(0);
   dead.threads.store(0);
+  dead.deadline.store(0);
+  dead.timed.store(0);
+  dead.said.of = 0;
+  dead.said.count.store(0);
   dead.state.store(SLOT_FREE);
   if (surplus || entry_surplus) trim_caches();
   ring_all();

@@ -322,7 +322,6 @@ void Client::ready(Tx& tx, Task* t) {
 // stands in a queue: from then on it may be run, and its memory be used for something else, before we have unlocked
 // anything in it. So its own lock is not held when it gets there.
 void Client::submit(Task* t) {
-  t->submitted_ns = 0;
   {
     Tx tx(*this);
     tx.lock(t->lock);
@@ -521,56 +520,8 @@ void Client::stream_advance(Task* t) {
   Tx tx(*this);
   tx.set(returns(t)[0], t->scratch);
   tx.set(t->scratch, Handle(0));
-  tx.set(t->submitted_ns, u64(1));  // streamed: to run it again would repeat items
+  tx.set(t->streamed, u8(1));  // streamed: to run it again would repeat items
   tx.commit();
-}
-
-// Takes the task that makes `handle` away from wherever it waits; it is in our running list then, for us to fail.
-// If it still waits for arguments, one more `unready` sees to it that their arrival cannot make it ready behind our
-// back; finish() takes it out of their lists.
-bool Client::cancel_queued(Handle handle, Task** out) {
-  Entry& e = entry(handle);
-  Tx tx(*this);
-  tx.lock(e.lock);
-  if (!e.task || e.state.load(std::memory_order_relaxed) != ENTRY_PENDING) return false;
-  Task* t = at<Task>(e.task);
-  tx.lock(t->lock);
-  u32 state = t->state.load(std::memory_order_acquire), unready = t->unready.load(std::memory_order_relaxed);
-  if (state == TASK_QUEUED && t->kind == TASK_ACTOR_CALL) {
-    Actor* a = actor(t->actor);
-    tx.lock(a->lock);
-    if (t->state.load(std::memory_order_relaxed) != TASK_QUEUED) return false;
-    unlink_mail(tx, a, t);
-  } else if (state == TASK_QUEUED) {
-    Shape& x = h->sched.shapes[t->shape];
-    tx.lock(x.lock);
-    if (t->state.load(std::memory_order_relaxed) != TASK_QUEUED) return false;
-    unlink_queued(tx, t);
-  } else if (state != TASK_WAITING) {
-    return false;
-  }
-  if (unready) tx.set(t->unready, unready + 1);
-  tx.set(t->flags, u16(t->flags | TASK_CANCELLED));
-  link_running(tx, t);
-  tx.commit();
-  *out = t;
-  return true;
-}
-
-// Takes the creation of an actor out of its queue, likewise. Null: it runs, or waits for arguments.
-Task* Client::cancel_creation(Handle handle) {
-  Shape& x = h->sched.shapes[actor(handle)->shape];
-  Tx tx(*this);
-  tx.lock(x.lock);
-  for (Offset o = x.head; o; o = at<Task>(o)->qnext) {
-    Task* t = at<Task>(o);
-    if (t->kind != TASK_CREATE_ACTOR || t->actor != handle) continue;
-    unlink_queued(tx, t);
-    link_running(tx, t);
-    tx.commit();
-    return t;
-  }
-  return nullptr;
 }
 
 }  // namespace shoal

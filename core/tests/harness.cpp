@@ -296,7 +296,7 @@ void World::orphan(Task* t) {
     Actor* a = c.actor(t->actor);
     again = a->restarts != 0 && a->closing.load() != 2 && retry(t);
   } else {
-    bool streamed = t->flags & TASK_STREAMING && (t->scratch || t->submitted_ns == 1);
+    bool streamed = t->flags & TASK_STREAMING && (t->scratch || t->streamed);
     again = !streamed && retry(t);
   }
   if (again) c.requeue(t);

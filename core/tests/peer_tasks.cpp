@@ -176,7 +176,7 @@ void Peer::stream(Task* t, u64 fold) {
       c.publish(old, false);
       here();
       c.stream_advance(t);
-      t->submitted_ns = 1;
+      t->streamed = 1;
     } catch (const Error&) {
       if (next) c.release(next);
       c.release(item);

@@ -292,7 +292,22 @@ def remote(**options: Any) -> Callable[[Any], Any]: ...
 def remote(*args: Any, **options: Any) -> Any:
     """Make a function a task or a class an actor: `@remote` or `@remote(num_cpus=2, ...)`.
 
+    Options of a task that decide about its end: `max_retries` (runs after a death of its process, 3 by default),
+    `retry_exceptions` (True or a list of classes: further runs after those too), `timeout_s` (seconds that one run may
+    take; then it is interrupted, after a second more its process is killed, and `get` raises TaskTimeoutError; another run
+    follows only if `retry_exceptions` covers that).
+
     Raises TypeError for anything else, ValueError for an unknown or impossible option.
+
+    >>> import time, shoal
+    >>> @shoal.remote(timeout_s=0.1)
+    ... def slow():
+    ...     time.sleep(100)
+    >>> try:
+    ...     shoal.get(slow.remote())
+    ... except TimeoutError as error:
+    ...     print(type(error).__name__, error.timeout)
+    TaskTimeoutError 0.1
     """
     if len(args) == 1 and not options and callable(args[0]):
         return _make_remote(args[0], {})
@@ -329,10 +344,28 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
 def cancel(ray_waitable: ObjectRef | ObjectRefGenerator, *, force: bool = False, recursive: bool = True) -> None:
     """Cancel the task that makes `ray_waitable`: `get` raises TaskCancelledError then.
 
-    A task that has not started is dropped; a running one gets a KeyboardInterrupt, or with `force` its worker is
-    killed; a call of an `async def` method gets CancelledError. A finished one is left alone. `recursive` is accepted for
-    Ray programs: tasks that the cancelled one has submitted go on. Raises TypeError for what is no reference, ValueError
-    for force on an actor call.
+    Args:
+        ray_waitable: a reference that the task makes, or its generator.
+        force: kill the process of a running task. One that runs inside another one takes that with it. Not for actor calls.
+        recursive: cancel what the task has submitted so far too, and what that has in its turn: tasks (with `force` if that
+            was asked for) and actor calls. What is finished, or has no return, is left alone.
+
+    A task that has not started is dropped; a running one gets a KeyboardInterrupt; a call of an `async def` method gets
+    CancelledError. A finished one is left alone. Cancelling a task that has submitted others costs a pass over all objects.
+    Raises TypeError for what is no reference, ValueError for force on an actor call.
+
+    >>> import time, shoal
+    >>> @shoal.remote
+    ... def child():
+    ...     time.sleep(100)
+    >>> @shoal.remote
+    ... def parent():
+    ...     return shoal.get(child.remote())
+    >>> ref = parent.remote()
+    >>> shoal.cancel(ref)
+    >>> shoal.get(ref)
+    Traceback (most recent call last):
+    shoal.exceptions.TaskCancelledError: The task ... was cancelled.
     """
     if not isinstance(ray_waitable, (ObjectRef, ObjectRefGenerator)):
         raise TypeError(f"cancel() takes an ObjectRef, not {ray_waitable!r}; to end an actor use kill(handle)")

@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 RESOURCE_UNIT = 10_000  # units in 1.0 of a resource: the finest share is 0.0001
+_MAX_TIMEOUT = 4_000_000  # seconds: the arena keeps milliseconds in 32 bits
 _MAX_UNITS = 2**63 - 1  # the arena keeps amounts in an int64
 _PACKAGE_FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
@@ -306,6 +307,17 @@ def _retry_exceptions(name: str, value: Any) -> bool | tuple[type[BaseException]
     return tuple(value)
 
 
+def _timeout(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        raise _wrong_type(name, "a number of seconds or None", value)
+    seconds = float(_number(name, value))
+    if not 0.001 <= seconds <= _MAX_TIMEOUT:
+        raise ValueError(f"{name} must be at least 0.001 and at most {_MAX_TIMEOUT} seconds, or None for no limit: it is {value!r}")
+    return seconds
+
+
 def _backpressure(name: str, value: Any) -> int | None:
     if value == 0 and not isinstance(value, bool):
         raise ValueError(f"{name} must not be 0: 1 makes each object when it is asked for, -1 is no limit")
@@ -420,6 +432,7 @@ _TASK: dict[str, _Check] = {
     "name": _text(empty=True),
     "num_returns": _num_returns,
     "retry_exceptions": _retry_exceptions,
+    "timeout_s": _timeout,
     "_generator_backpressure_num_objects": _backpressure,
 }
 
@@ -457,6 +470,9 @@ _INSTEAD: dict[tuple[str, str], str] = {
     ("task", "max_task_retries"): "a task is repeated with max_retries",
     ("task", "max_concurrency"): "limit the tasks that run at a time with num_cpus or a custom resource",
     ("task", "lifetime"): "only actors have a lifetime",
+    ("task", "timeout"): "use timeout_s to end a task that takes too long, or get(ref, timeout=...) to wait no longer",
+    ("actor", "timeout_s"): "only tasks have a limit of time; use get(ref, timeout=...) and cancel(ref) or kill(handle)",
+    ("method", "timeout_s"): "only tasks have a limit of time; use get(ref, timeout=...) and cancel(ref)",
     ("actor", "max_retries"): "an actor has max_restarts, and max_task_retries for the calls of its methods",
     ("actor", "retry_exceptions"): "set it for a method, with @shoal.method(retry_exceptions=...)",
     ("actor", "num_returns"): "set it for a method, with @shoal.method(num_returns=...)",

@@ -12,6 +12,7 @@ from shoal.engine import current
 F = TypeVar("F", bound=Callable[..., Any])
 
 METHOD_OPTIONS = "__shoal_method_options__"
+SAVE, RESTORE = "__shoal_save__", "__shoal_restore__"  # methods of a class whose state shall outlive a restart
 
 
 class ActorClassInheritanceException(TypeError):
@@ -195,14 +196,53 @@ CALL_INDEX, READY_INDEX, TERMINATE_INDEX = 1_000_000, 1_000_001, 1_000_002
 METHOD_BITS = 20  # of a call's number; above them is the concurrency group, counted from 1, or 0
 _NEVER_REMOTE = frozenset(
     ("__init__", "__new__", "__del__", "__class__", "__getattribute__", "__getattr__", "__setattr__", "__delattr__",
+     SAVE, RESTORE,
      "__init_subclass__", "__subclasshook__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__slots__")
 )  # fmt: skip
 
 
 class ActorClass:
-    """What `@remote` makes of a class: `Class.remote(...)` starts an actor and returns its handle."""
+    """What `@remote` makes of a class: `Class.remote(...)` starts an actor and returns its handle.
+
+    With `max_restarts` an actor whose process dies is started again, and its constructor runs again with the same
+    arguments. A class that has the methods `__shoal_save__(self)` and `__shoal_restore__(self, state)` keeps its state:
+
+    - after each call `__shoal_save__` returns the state, anything picklable, which is stored as an object in shared memory,
+      where the death of the process does not reach it;
+    - after a restart `__shoal_restore__` is called with it, right after the constructor.
+
+    The state and the result of a call become visible in one step. So what a caller has got is in the state, and with
+    `max_task_retries` a call that returned or raised has had its effect on the state exactly once. Returning `NotImplemented`
+    means that nothing has changed: nothing is stored, which costs nothing but the call of the method.
+    A save costs what `put` costs: pickling, and a copy of the arrays. Keep large arrays in mutable objects and return
+    references to them. Classes without the hooks, and actors without `max_restarts`, pay nothing.
+    Threads: the hook may run while other calls do, so it takes the locks that they use. In an async actor it runs between
+    two steps of the loop.
+
+    >>> import os, shoal
+    >>> @shoal.remote(max_restarts=1, max_task_retries=1)
+    ... class Counter:
+    ...     def __init__(self):
+    ...         self.n = 0
+    ...     def __shoal_save__(self):
+    ...         return self.n
+    ...     def __shoal_restore__(self, n):
+    ...         self.n = n
+    ...     def add(self):
+    ...         self.n += 1
+    ...         return self.n
+    ...     def crash_once(self):
+    ...         if shoal.get_runtime_context().get_attempt_number() == 0:
+    ...             os._exit(1)
+    >>> counter = Counter.remote()
+    >>> shoal.get([counter.add.remote() for _ in range(3)])
+    [1, 2, 3]
+    >>> shoal.get([counter.crash_once.remote(), counter.add.remote()])
+    [None, 4]
+    """
 
     def __init__(self, cls: type, options: dict[str, Any]) -> None:
+        _check_hooks(cls)
         self.__name__ = cls.__name__
         self.__qualname__ = cls.__qualname__
         self.__module__ = cls.__module__
@@ -238,6 +278,21 @@ class ActorClass:
 
     def __repr__(self) -> str:
         return f"<actor class {self.__qualname__}>"
+
+
+def _check_hooks(cls: type) -> None:
+    hooks = {name: getattr(cls, name, None) for name in (SAVE, RESTORE)}
+    missing = [name for name, hook in hooks.items() if hook is None]
+    if len(missing) == 1:
+        raise TypeError(
+            f"actor class {cls.__name__} has no {missing[0]}(): {SAVE}() returns the state that {RESTORE}(state) begins with "
+            "after a restart, so a class has both or neither"
+        )
+    for name, hook in hooks.items():
+        if inspect.iscoroutinefunction(hook):
+            raise TypeError(
+                f"{name}() of actor class {cls.__name__} cannot be async: no other call may run while the state is taken"
+            )
 
 
 class ActorExit(BaseException):

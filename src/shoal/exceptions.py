@@ -73,6 +73,7 @@ from shoal._errors.tasks import (
     TaskCancelledError,
     TaskError,
     TaskPlacementGroupRemoved,
+    TaskTimeoutError,
     TaskUnschedulableError,
     UnpicklableCause,
     UserCodeException,
@@ -91,7 +92,7 @@ __all__ = [
     "RaySystemError", "RayTaskError", "RuntimeEnvSetupError", "SchedulingWarning", "SessionEndedError",
     "SessionError", "SessionExistsError", "SessionNotFoundError", "SessionRefusedError", "SessionVersionError", "ShoalError",
     "StaleOwnerError", "TaskCancelledError", "TaskError", "TaskPlacementGroupRemoved",
-    "TaskUnschedulableError", "UnpicklableCause", "UnserializableException", "UserCodeException",
+    "TaskTimeoutError", "TaskUnschedulableError", "UnpicklableCause", "UnserializableException", "UserCodeException",
     "VersionConflictError", "WorkerCrashedError", "WritableViewsError", "task_error_from",
 ]
 # fmt: on

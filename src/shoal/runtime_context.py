@@ -39,6 +39,23 @@ class RuntimeContext:
     def get_task_function_name(self) -> str | None:
         return self.get_task_name()
 
+    def get_attempt_number(self) -> int:
+        """How often the present task has been run before, because of `max_retries` or `retry_exceptions`; 0 in the driver.
+
+        In a method of an actor it is that call's number (`max_task_retries`).
+
+        >>> import shoal
+        >>> @shoal.remote(max_retries=2, retry_exceptions=True)
+        ... def third_time():
+        ...     attempt = shoal.get_runtime_context().get_attempt_number()
+        ...     if attempt < 2:
+        ...         raise OSError("not yet")
+        ...     return attempt
+        >>> shoal.get(third_time.remote())
+        2
+        """
+        return int(current().context().get("attempt", 0))
+
     def get_actor_id(self) -> str | None:
         """The id of the actor this runs in, None outside of one."""
         value = current().context().get("actor_id")

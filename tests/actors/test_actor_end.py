@@ -109,7 +109,7 @@ def test_a_process_killed_from_outside():
     queued = mortal.well.remote()
     os.kill(pid, signal.SIGKILL)
     for ref in (sleeping, queued, mortal.well.remote()):
-        with pytest.raises(ActorDiedError, match=rf"Mortal \(pid {pid}\).*SIGKILL"):
+        with pytest.raises(ActorDiedError, match=rf"Mortal \(pid {pid}, id \w+\).*SIGKILL"):
             shoal.get(ref)
 
 

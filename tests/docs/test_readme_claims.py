@@ -135,6 +135,23 @@ def test_what_it_does_not_do():
         shoal.remote(runtime_env={"pip": ["x"], "conda": "y"})(len)
 
 
+def test_more_than_one_program():
+    """The commands of that section do what they say, under a name that nobody else has."""
+    name = f"readme-{os.getpid()}"
+    commands = re.search(r"^## More than one program$.*?^```sh\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    assert commands is not None
+    script = re.sub(r"\blab\b", name, commands[1])
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    try:
+        ran = subprocess.run(
+            ["bash", "-ec", script], capture_output=True, text=True, timeout=60, env={**os.environ, "PATH": path}, check=False
+        )
+    finally:
+        subprocess.run([Path(sys.executable).parent / "shoal", "stop", name], capture_output=True, timeout=60, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert "\n1\n" in ran.stdout and f"{name} has ended." in ran.stdout
+
+
 def test_the_figures_are_those_of_quick(tmp_path):
     """The table under `How fast` has the rows that benchmarks/quick.py prints, and it runs."""
     code = (ROOT / "benchmarks" / "quick.py").read_text()

@@ -42,7 +42,7 @@ def test_an_object_larger_than_the_arena_is_refused_at_once_and_the_arena_remain
         with pytest.raises((ObjectStoreFullError, MemoryError)):  # NumPy itself may fail to make the copy
             shoal.put(big)
     for value in (b"x" * (65 * MB), "y" * (65 * MB), bytearray(65 * MB), [b"z" * (65 * MB)]):
-        with pytest.raises(ObjectStoreFullError, match="object_store_memory"):
+        with pytest.raises(ObjectStoreFullError, match=r"more than the whole arena has .* object_store_memory"):
             shoal.put(value)
     assert used() == before and leftovers() == 0
     assert shoal.get(shoal.put(np.arange(7 * MB)))[-1] == 7 * MB - 1
@@ -114,13 +114,17 @@ def test_a_task_that_fails_while_the_arena_is_full_to_the_last_block(tmp_path):
     with pytest.raises(ObjectStoreFullError):
         late.remote(b"y" * 60_000)
     go.touch()
+    told = []
     for call in calls:
-        with pytest.raises(ObjectStoreFullError, match="nor for its error"):
+        with pytest.raises((ObjectStoreFullError, ValueError), match="full|room|object_store_memory") as caught:
             shoal.get(call, timeout=60)
+        told.append(str(caught.value))
+    # The record of a call that has ended makes room for the error of the next one that its worker runs.
+    assert any("nor for its error" in text for text in told)
     assert [c["role"] for c in _core.processes()][:2] == [_core.DRIVER, _core.SUPERVISOR]
     hog.clear()
     calls.clear()
-    del call
+    del call, caught
     assert shoal.get(late.remote("a")) == "a" * 100_000
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shoal._errors.base import ShoalError, hex_id, in_brackets
+from shoal._errors.base import ProcessDeath, ShoalError, hex_id, in_brackets
 from shoal._errors.tasks import TaskError
 
 
@@ -31,13 +31,15 @@ class ActorError(ShoalError):
 RayActorError = ActorError
 
 
-class ActorDiedError(ActorError):
+class ActorDiedError(ActorError, ProcessDeath):
     """The actor is dead and will not come back; further calls raise this too.
 
     Args:
         cause: the TaskError its `__init__` failed with, or a text that says how it died.
         actor_id, class_name, name, pid: which one it was, as far as known.
         preempted: see `ActorError`.
+
+    `exit_code`, `signal_name`, `last_output` and `python_stack` are what is known of its process; the text has them too.
 
     >>> print(ActorDiedError("it was killed with shoal.kill", class_name="Counter", pid=7))
     The actor Counter (pid 7) is dead: it was killed with shoal.kill
@@ -57,7 +59,8 @@ class ActorDiedError(ActorError):
             actor_id = cause.actor_id if actor_id is None else actor_id
             pid = cause.pid if pid is None else pid
         who = f"The actor {class_name}" if class_name else "The actor"
-        who += in_brackets(name and f"'{name}'", pid is not None and f"pid {pid}")
+        actor_id = hex_id(actor_id)
+        who += in_brackets(name and f"'{name}'", pid is not None and f"pid {pid}", actor_id and f"id {actor_id}")
         init_failed = isinstance(cause, TaskError)
         why = f"its __init__ failed: {cause}" if init_failed else cause or "it ended during this call"
         super().__init__(actor_id, f"{who} is dead: {why}", init_failed, preempted)

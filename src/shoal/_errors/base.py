@@ -33,6 +33,20 @@ class ShoalError(Exception):
 RayError = ShoalError
 
 
+class ProcessDeath:
+    """What is known of the process that died, for the errors that tell of it.
+
+    `exit_code` is what it exited with, `signal_name` the signal that ended it (as "SIGSEGV"); one of them is None.
+    `last_output` are the last lines that it printed, `python_stack` where its Python code was when native code crashed;
+    both are texts, empty if nothing is known.
+    """
+
+    exit_code: int | None = None
+    signal_name: str | None = None
+    last_output: str = ""
+    python_stack: str = ""
+
+
 class SchedulingWarning(UserWarning):
     """Work waits for something that may never come: for instance more CPUs than the session has."""
 

@@ -9,7 +9,18 @@ import types
 from collections.abc import Hashable
 from typing import Any, cast
 
-from shoal._errors.base import Parts, ShoalError, hex_id, pickles_the_usual_way, restore, safe_repr, snapshot, type_name
+from shoal._errors.base import (
+    Parts,
+    ProcessDeath,
+    ShoalError,
+    hex_id,
+    in_brackets,
+    pickles_the_usual_way,
+    restore,
+    safe_repr,
+    snapshot,
+    type_name,
+)
 
 _PACKAGE_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
@@ -26,6 +37,7 @@ class TaskError(ShoalError):
         cause: the exception itself; for a TaskError, that one's cause is taken.
         proctitle, pid, ip: the process it happened in, as far as known.
         actor_repr, actor_id: the actor it happened in, if any (the id in hex, or as bytes).
+        attempt: how often it had been run before, because of `max_retries`.
 
     Raises:
         TypeError: `cause` is not an exception.
@@ -45,6 +57,7 @@ class TaskError(ShoalError):
         ip: str | None = None,
         actor_repr: str | None = None,
         actor_id: str | bytes | None = None,
+        attempt: int = 0,
     ) -> None:
         if not isinstance(cause, BaseException):
             raise TypeError(f"the cause of a TaskError must be an exception, not {cause!r}")
@@ -57,6 +70,7 @@ class TaskError(ShoalError):
         self.ip = ip
         self.actor_repr = actor_repr
         self.actor_id = hex_id(actor_id)
+        self.attempt = attempt
 
     @property
     def cause(self) -> BaseException:
@@ -65,7 +79,8 @@ class TaskError(ShoalError):
 
     def __str__(self) -> str:
         process = f"pid={self.pid}" if self.pid is not None else None
-        place = ", ".join(part for part in (self.proctitle, process, self.ip, self.actor_repr) if part)
+        attempt = f"attempt {self.attempt}" if self.attempt else None
+        place = ", ".join(part for part in (self.proctitle, process, self.ip, self.actor_repr, attempt) if part)
         head = f"{self.args[0]} ({place})" if place else f"{self.args[0]}"
         return f"{head}\n\n{self.traceback_str.rstrip()}" if self.traceback_str else head
 
@@ -183,6 +198,7 @@ def task_error_from(
     *,
     actor_repr: str | None = None,
     actor_id: str | bytes | None = None,
+    attempt: int = 0,
 ) -> TaskError:
     """The TaskError for `exc`; to be called in the `except` block of the process that ran the function.
 
@@ -201,7 +217,7 @@ def task_error_from(
         text = _format_traceback(exc, function_name)
     except Exception as failure:  # a __str__ or a source file that fails must not hide the task's error
         text = f"{type_name(exc)} (its traceback could not be formatted: {type_name(failure)})"
-    return TaskError(function_name, text, exc, pid=os.getpid(), actor_repr=actor_repr, actor_id=actor_id)
+    return TaskError(function_name, text, exc, pid=os.getpid(), actor_repr=actor_repr, actor_id=actor_id, attempt=attempt)
 
 
 def _format_traceback(exc: BaseException, function_name: str) -> str:
@@ -228,8 +244,39 @@ class TaskCancelledError(ShoalError):
         super().__init__(error_message or f"{name} was cancelled.")
 
 
-class WorkerCrashedError(ShoalError):
-    """The process that ran the task ended before the task did: killed, crashed, or it called os._exit."""
+class TaskTimeoutError(ShoalError, TimeoutError):
+    """The task had not finished within its `timeout_s` and was ended.
+
+    `task_name`, `timeout` (seconds), `pid` and `attempt` (from 0) say which run of which task; `forced` means that it did
+    not react to being interrupted, and its process was killed.
+
+    >>> print(TaskTimeoutError("fetch", 2.5, 7))
+    fetch() (pid 7) was ended: it had not finished within its timeout_s=2.5
+    """
+
+    def __init__(
+        self, task_name: str = "the task", timeout: float = 0.0, pid: int | None = None, attempt: int = 0, forced: bool = False
+    ) -> None:
+        process = in_brackets(pid is not None and f"pid {pid}", bool(attempt) and f"attempt {attempt}")
+        how = "; it did not react to an interrupt, so its process was killed" if forced else ""
+        super().__init__(f"{task_name}(){process} was ended: it had not finished within its timeout_s={timeout:g}{how}")
+        self.task_name = task_name
+        self.timeout = timeout
+        self.pid = pid
+        self.attempt = attempt
+        self.forced = forced
+
+
+class WorkerCrashedError(ShoalError, ProcessDeath):
+    """The process that ran the task ended before the task did: killed, crashed, or it called os._exit.
+
+    `task_name`, `pid` and `attempt` (from 0) say which run of which task. `exit_code`, `signal_name`, `last_output` and
+    `python_stack` are what is known of the process; the text has them too.
+    """
+
+    task_name: str | None = None
+    pid: int | None = None
+    attempt: int = 0
 
 
 class TaskUnschedulableError(ShoalError):

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from shoal import _core, exceptions
-from shoal.actor import CALL_INDEX, METHOD_BITS, READY_INDEX, TERMINATE_INDEX, ActorExit, MethodSpec, method_table
+from shoal.actor import CALL_INDEX, METHOD_BITS, READY_INDEX, SAVE, TERMINATE_INDEX, ActorExit, MethodSpec, method_table
 from shoal.engine.local.engine import DYNAMIC, RETRY_EXCEPTIONS, STREAMING, mourn
 from shoal.engine.local.environment import Applied
 from shoal.engine.local.worker import CALL
@@ -59,12 +59,16 @@ def host(worker: Worker, creation: list[Any]) -> NoReturn:
             "namespace": settings["namespace"],
             "runtime_env": settings["runtime_env"] or worker.engine.config["runtime_env"],
         }
+        saved = _core.actor_saved(handle)
         if is_async(cls):
             from shoal.engine.local import actor_loop
 
-            instance = actor_loop.construct(cls, rest, kwargs or {})
+            instance = actor_loop.construct(cls, rest, kwargs or {}, saved)
         else:
             instance = cls(*rest, **(kwargs or {}))
+            if saved is not None:
+                instance.__shoal_restore__(_core.get(saved, None))
+        saved = None
     except BaseException as error:
         worker.leave_fork(error)
         _creation_failed(task, handle, name, error)
@@ -75,7 +79,7 @@ def host(worker: Worker, creation: list[Any]) -> NoReturn:
     if not keep:
         _core.finish_silent(task)
     worker.name_now(settings["name"] or name)
-    server = Host(worker, handle, name, instance, cls, settings)
+    server = Host(worker, handle, name, instance, cls, settings, keep)
     server.serve()
     server.exit()
 
@@ -107,7 +111,9 @@ def _creation_failed(task: int, handle: int, name: str, error: BaseException) ->
 
 
 class Host:
-    def __init__(self, worker: Worker, handle: int, class_name: str, instance: Any, cls: type, settings: dict[str, Any]) -> None:
+    def __init__(
+        self, worker: Worker, handle: int, class_name: str, instance: Any, cls: type, settings: dict[str, Any], restarts: bool
+    ) -> None:
         self.worker = worker
         self.engine = worker.engine
         self.handle = handle
@@ -126,6 +132,10 @@ class Host:
             if spec.index < CALL_INDEX:
                 self.methods[spec.index] = getattr(instance, spec.name)
         self.exit_code: int | None = None
+        # Without the hook, or if there will be no restart, nothing is different from here on.
+        self.save: Callable[[], Any] | None = getattr(instance, SAVE, None) if restarts else None
+        self.saving = threading.Lock()  # in threads: an older state must not come after a newer one
+        self.finish: Callable[[int, Any], None] = _core.finish if self.save is None else self._finish_saving
         worker.name_of = self._name_of
 
     def _name_of(self, task: int) -> str:
@@ -161,7 +171,7 @@ class Host:
 
     def _serve_one(self) -> None:
         next_mail, handle = _core.next_mail, self.handle
-        finish, methods = _core.finish, self.methods
+        finish, methods = self.finish, self.methods
         worker, streams = self.worker, self.worker.streams
         while self.exit_code is None:
             call = next_mail(handle, True)
@@ -189,12 +199,54 @@ class Host:
     def seal(self, task: int, method: int, value: Any, nreturns: int, flags: int) -> None:
         from shoal.engine.local.worker import seal
 
-        seal(self.engine, task, self.specs[method].name, value, nreturns, flags)
+        spec = self.specs.get(method)
+        seal(self.engine, task, spec.name if spec else "call", value, nreturns, flags, self.finish)
+
+    # -- the state that a restart begins with ---------------------------------------------------------------
+
+    def _finish_saving(self, task: int, value: Any) -> None:
+        """What the call returned, and the state after it: others see both or neither."""
+        assert self.save is not None
+        with self.saving:
+            state = self.save()
+            if state is NotImplemented:  # it has not changed
+                _core.finish(task, value)
+            else:
+                try:
+                    _core.actor_save(self.handle, state, task, value, False)
+                except exceptions.PicklingError as error:
+                    what = f"what {self.class_name}.{SAVE}() or this method returned: {error}"
+                    raise exceptions.PicklingError(what, path=error.path, type_name=error.type_name) from error.__cause__
+
+    def _save_quietly(self) -> None:
+        assert self.save is not None
+        try:
+            with self.saving:
+                state = self.save()
+                if state is not NotImplemented:
+                    _core.actor_save(self.handle, state, 0, None, False)
+        except Exception:  # the state before this call stays the one to begin with
+            pass
+
+    def _fail_saving(self, task: int, name: str, error: BaseException, **actor: Any) -> None:
+        """The same of a call that failed. If its state cannot be had either, its own error is what matters."""
+        from shoal.engine.local.worker import as_stored, fail
+
+        if self.save is not None:
+            try:
+                with self.saving:
+                    state = self.save()
+                    if state is not NotImplemented:
+                        stored = as_stored(error, name, attempt=_core.task_attempt(task), **actor)
+                        _core.actor_save(self.handle, state, task, stored, True)
+                        return
+            except Exception:  # the error may not pickle; or the state, or taking it raises
+                self._save_quietly()
+        fail(task, name, error, **actor)
 
     def failed(self, task: int, method: int, error: BaseException, flags: int) -> None:
-        from shoal.engine.local.worker import fail
-
         self.worker.leave_fork(error)
+        self.worker.current = None  # it is not to be interrupted any more
         spec = self.specs.get(method)
         name = f"{self.class_name}.{spec.name if spec else method}"
         if isinstance(error, (ActorExit, SystemExit)):
@@ -205,8 +257,11 @@ class Host:
             return
         if isinstance(error, exceptions.SessionError) and (_core.dead() or _core.stopping()):
             self.worker.leave()
-        if _core.task_cancelled(task):
-            _core.fail(task, exceptions.TaskCancelledError(f"{_core.task_id(task):x}"), True)
+        marks = _core.task_cancelled(task)
+        if marks:
+            if self.save is not None:
+                self._save_quietly()
+            self.worker.end_cancelled(task, marks, name)
             return
         if flags & RETRY_EXCEPTIONS and isinstance(error, Exception):
             info = _core.task_info(task)
@@ -216,7 +271,7 @@ class Host:
             elif (not kinds or isinstance(error, self.engine.exports.load(kinds).target)) and _core.retry(task):
                 _core.requeue(task)
                 return
-        fail(task, name, error, actor_id=f"{self.handle:032x}", actor_repr=self._repr())
+        self._fail_saving(task, name, error, actor_id=f"{self.handle:032x}", actor_repr=self._repr())
 
     def _repr(self) -> str:
         own: Any = type(self.instance).__repr__

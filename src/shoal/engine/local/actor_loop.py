@@ -19,12 +19,18 @@ if TYPE_CHECKING:
 _loop: asyncio.AbstractEventLoop | None = None  # of the actor that this process hosts
 
 
-def construct(cls: type, args: Any, kwargs: Any) -> Any:
-    """An instance of `cls`, made on the loop that will run its calls: a constructor may start tasks there."""
+def construct(cls: Any, args: Any, kwargs: Any, saved: Any) -> Any:
+    """An instance of `cls`, made on the loop that will run its calls: a constructor may start tasks there.
+
+    `saved` is a reference to the state that it shall begin with, or None.
+    """
     global _loop
 
     async def make() -> Any:
-        return cls(*args, **kwargs)
+        instance = cls(*args, **kwargs)
+        if saved is not None:
+            instance.__shoal_restore__(_core.get(saved, None))
+        return instance
 
     _loop = asyncio.new_event_loop()
     asyncio.set_event_loop(_loop)
@@ -79,6 +85,7 @@ class AsyncServer:
         self.rung = asyncio.Event()
         bridge = _core.Bridge()
         loop.add_reader(bridge.fileno(), self._on_ring, bridge.fileno())
+        _core.set_submitter(lambda: _core.live_task(CALL.get() or 0))
         handle = self.host.handle
         self.host.worker.on_cancel = lambda: loop.call_soon_threadsafe(self._cancel, loop)  # in a signal handler
         while True:
@@ -147,7 +154,7 @@ class AsyncServer:
                 else:
                     value = [item async for item in value]
             if nreturns == 1 and not flags & (STREAMING | DYNAMIC):
-                _core.finish(task, value)
+                host.finish(task, value)
             else:
                 host.seal(task, method, value, nreturns, flags)
         except BaseException as error:

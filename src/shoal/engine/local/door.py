@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal import _core, exceptions
 from shoal.engine.local import wire
+from shoal.engine.local.deaths import Death
 from shoal.engine.local.facts import session_facts
 from shoal.engine.local.places import BACKLOG, Place
 
@@ -213,7 +214,7 @@ class Door:
             return
         _core.recover(guest.slot, died)
         _core.watch_life(guest.slot, -1, False)
-        self._supervisor.bury(guest.slot, guest.pid, 0, "ended" if died else "left the session")
+        self._supervisor.bury(guest.slot, Death(guest.slot, guest.pid, 0, "ended" if died else "left the session"))
         if guest.pidfd >= 0:
             self._selector.unregister(guest.pidfd)
             os.close(guest.pidfd)

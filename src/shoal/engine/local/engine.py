@@ -11,14 +11,14 @@ from shoal import _core, exceptions, serialization
 from shoal._options import RESOURCE_UNIT, resource_demand, scheduling_strategy_of
 from shoal.actor import METHOD_BITS, ActorClass, ActorHandle, MethodSpec, handle_class, method_table
 from shoal.engine.base import Engine
+from shoal.engine.local.cancelling import CMD_KILL, end_children, end_task
 from shoal.engine.local.exports import Exports
 from shoal.generator import ObjectRefGenerator
 from shoal.remote_function import RemoteFunction
 
 TASK, CREATE_ACTOR, ACTOR_CALL = 0, 1, 2  # TaskKind in core/abi.h
-STREAMING, DYNAMIC, CANCELLED, RETRY_EXCEPTIONS, ALONE = 1, 2, 4, 8, 16  # TaskFlags
+STREAMING, DYNAMIC, RETRY_EXCEPTIONS, ALONE, TIMED, RETRY_TIMEOUT = 1, 2, 8, 16, 32, 64  # TaskFlags
 ACTOR_NAMES, LOCK_NAMES, OBJECT_NAMES, SYNC_NAMES = 1, 2, 4, 5  # NameSpace
-CMD_CANCEL, CMD_KILL = 2, 4  # CommandBits
 ACTOR_STATES = ("PENDING", "ALIVE", "RESTARTING", "DEAD")
 DEFAULT_RETRIES = 3
 RESERVED_PROCESSES = 64  # of the limit: for driver, supervisor, workers, guests
@@ -54,7 +54,7 @@ class LocalEngine(Engine):
             result = _core.submit(prepared[1], args, kwargs)
         except exceptions.PicklingError as error:
             raise self._unpicklable(error, _name_of(function), args, kwargs) from error.__cause__
-        return ObjectRefGenerator(*result) if prepared[2] else result
+        return prepared[2](result) if prepared[2] else result
 
     def _prepare_function(self, function: RemoteFunction[Any, Any]) -> Any:
         options = function._options
@@ -68,8 +68,17 @@ class LocalEngine(Engine):
             flags |= RETRY_EXCEPTIONS
         if options.get("max_calls") or options.get("runtime_env"):
             flags |= ALONE
+        wrap: Callable[[Any], Any] | None = _generator if flags & STREAMING else None
+        if options.get("timeout_s"):
+            flags |= TIMED | ALONE
+            kinds = options.get("retry_exceptions")
+            if kinds is True or (kinds and issubclass(exceptions.TaskTimeoutError, kinds)):
+                flags |= RETRY_TIMEOUT
+            shape |= max(1, round(options["timeout_s"] * 1000)) << 32
+            if nreturns == 0:  # it is by a return that the supervisor knows which task it is
+                nreturns, wrap = 1, _nothing
         call = (TASK, handle, shape, 0, 0, nreturns, DEFAULT_RETRIES if retries is None else retries, flags)
-        function._prepared = prepared = (self, call, bool(flags & STREAMING))
+        function._prepared = prepared = (self, call, wrap)
         return prepared
 
     def _shape(self, options: Mapping[str, Any], default_cpus: float, who: str) -> int:
@@ -231,6 +240,8 @@ class LocalEngine(Engine):
         if no_restart:
             _core.actor_close(actor, 2)
             free_names(actor)
+        else:
+            _core.actor_kill(actor)
         info = _core.actor_info(actor)
         if info["hosted"]:
             _core.ask(info["slot"], CMD_KILL)
@@ -305,13 +316,13 @@ class LocalEngine(Engine):
     def cancel(self, waitable: Any, force: bool, recursive: bool) -> None:
         ref = waitable._generator_ref if isinstance(waitable, ObjectRefGenerator) else waitable
         producer = _core.producer(ref)
-        if producer is not None and producer[2] == ACTOR_CALL and force:
+        if producer is None:
+            return
+        if producer[2] == ACTOR_CALL and force:
             raise ValueError("cancel(force=True) would kill the actor: use shoal.kill(handle) for that, or cancel without force")
-        task = _core.cancel_queued(ref)
-        if task is not None:
-            _core.fail(task, exceptions.TaskCancelledError(f"{_core.task_id(task):x}"), True)
-        else:
-            _core.cancel_running(ref, force)
+        end_task(ref._handle, force, recursive)
+        if recursive and producer[4]:
+            end_children(producer[1], force)
 
     # -- locks ----------------------------------------------------------------------------------------------
 
@@ -426,6 +437,14 @@ def _returns(num_returns: int | str | None, is_generator: bool) -> tuple[int, in
     if num_returns == "dynamic":
         return 1, DYNAMIC
     return int(num_returns), 0
+
+
+def _generator(refs: Any) -> ObjectRefGenerator:
+    return ObjectRefGenerator(*refs)
+
+
+def _nothing(_ref: Any) -> None:
+    return None
 
 
 def _amount(name: str, units: int) -> float:

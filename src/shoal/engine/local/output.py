@@ -21,6 +21,8 @@ import sys
 import threading
 from typing import Any
 
+from shoal import _core
+
 _HEAD = struct.Struct("<BBHI")  # stream (1 or 2), length of the name, length of the text, pid
 _MOST = 4096 - _HEAD.size  # PIPE_BUF is 4096 on Linux
 _PIPE_SIZE = 1 << 20
@@ -108,6 +110,7 @@ class TaskStream(io.TextIOBase):
         self._parts = []
 
     def _send(self, data: bytes) -> None:
+        _core.said(data)
         if self._pipe is not None:
             send(self._pipe, self._stream, os.getpid(), self.name_now, data)
             if _log is not None and not data.endswith(b"\n"):  # nobody else would know of the line that was begun here

@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING, Any
 from shoal import _core, exceptions
 from shoal.engine.local import hooks, output
 from shoal.engine.local.actor_host import EXIT_NO_HANDLES, EXIT_SELF
-from shoal.engine.local.engine import ACTOR_CALL, CANCELLED, CMD_KILL, CREATE_ACTOR, mourn
+from shoal.engine.local.cancelling import CANCELLED, CMD_CANCEL, CMD_KILL, FORCED, RECURSIVE, SAVED, TIMED_OUT, end_children
+from shoal.engine.local.deaths import RAW_KEPT, Death, kernel_kills
+from shoal.engine.local.engine import ACTOR_CALL, CREATE_ACTOR, RETRY_TIMEOUT, mourn
 from shoal.engine.local.limits import explain
 from shoal.engine.local.output import end_output, finish_line, send
 
@@ -38,20 +40,24 @@ SPREAD_S = 0.001  # between two looks at tasks that wait although workers sleep
 IDLE_S = 2.0  # workers beyond the number of CPUs leave when they have been idle for so long
 NO_WORKER_S = 5  # a session in which no worker can be started for so long is given up
 GRACE_S = 0.03  # at the end workers may leave by themselves for so long
+STOP_S = 0.1  # how long a process is waited for that has been told to stop; it is in the kernel then, or debugged
+TIMEOUT_GRACE_S = 1.0  # a task that was interrupted because its time is over may go on for so long
 TRIM_AFTER_S = 10  # memory idle for so long goes back to the system
 
 
 class Child:
     """A worker process."""
 
-    __slots__ = ("output", "pid", "pidfd", "raw", "slot", "started")
+    __slots__ = ("output", "pid", "pidfd", "raw", "raw_of", "slot", "started", "why")
 
     def __init__(self, pid: int, pidfd: int, slot: int, output: list[int]) -> None:
         self.pid = pid
         self.pidfd = pidfd
         self.slot = slot
         self.output = output
-        self.raw: dict[int, bytes] = {}
+        self.raw = b""  # what native code wrote last, ...
+        self.raw_of = 0  # ... in this task
+        self.why: str | None = None  # how the supervisor has ended it
         self.started = time.monotonic()
 
 
@@ -94,6 +100,8 @@ class Supervisor:
         self.idle_since: float | None = None
         self.refused_since: float | None = None  # since when no worker could be forked
         self.ending = False
+        self.overdue: dict[int, float] = {}  # tasks that were interrupted because their time is over: when that has to do
+        self.kernel_kills = kernel_kills()
         self.terminated = False
         self.place: list[str] | None = boot["place"]
         self.door: Door | None = None
@@ -165,10 +173,43 @@ class Supervisor:
         """Do what there is to do; returns the seconds until the next look without an event (None: no need)."""
         for slot, bits in _core.commands():
             child = self.children.get(slot)
-            if child is not None:
-                signal.pidfd_send_signal(child.pidfd, signal.SIGKILL if bits & CMD_KILL else signal.SIGINT)
-        waits = [self._grow(), self._shrink(), self._trim(), self.door.look() if self.door is not None else None]
+            if child is None or (bits & CMD_KILL and self._kill(child)):
+                continue
+            if bits & CMD_CANCEL:
+                _signal(child, signal.SIGINT)
+        waits = [self._grow(), self._shrink(), self._trim(), self._end_late(), self.door.look() if self.door is not None else None]
         return min((w for w in waits if w is not None), default=None)
+
+    def _kill(self, child: Child) -> bool:
+        """Kill a process if what somebody wants to have ended still runs in it: it is stopped for the time of the look."""
+        _signal(child, signal.SIGSTOP)
+        deadline = time.monotonic() + STOP_S
+        while os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            if time.monotonic() > deadline:
+                break
+            os.sched_yield()
+        due = _core.kill_due(child.slot)
+        if due:
+            child.why = "was ended by force (shoal.kill, cancel(force=True) or timeout_s), and with it what else ran in it"
+        _signal(child, signal.SIGKILL if due else signal.SIGCONT)
+        return due
+
+    def _end_late(self) -> float | None:
+        """Interrupt the tasks whose timeout_s is over; those that do not react are killed a moment later."""
+        late, wait = _core.late()
+        now = time.monotonic()
+        for handle in late:
+            slot = _core.mark_running(handle, TIMED_OUT | RECURSIVE)
+            if slot in self.children:
+                _signal(self.children[slot], signal.SIGINT)
+                self.overdue[handle] = now + TIMEOUT_GRACE_S
+        for handle in [handle for handle, end in self.overdue.items() if end <= now]:
+            del self.overdue[handle]
+            slot = _core.mark_running(handle, FORCED)
+            if slot in self.children:
+                self._kill(self.children[slot])
+        waits = [end - now for end in self.overdue.values()]
+        return min(waits if wait is None else [*waits, wait], default=None)
 
     def _spread(self, now: float) -> None:
         """Do short tasks keep the cores busy, or do workers that sleep have to help? See core/wait.cpp."""
@@ -330,7 +371,12 @@ class Supervisor:
             data = b""
         if not data:
             self._close_output(child, stream)
-        elif self.config["log_to_driver"]:
+            return
+        now = _core.running_id(child.slot)
+        if now != child.raw_of:
+            child.raw, child.raw_of = b"", now
+        child.raw = (child.raw + data)[-RAW_KEPT:]
+        if self.config["log_to_driver"]:
             send(self.output, stream, child.pid, _core.slot_info(child.slot)[4], data)
 
     def _forward_last(self, child: Child) -> None:
@@ -362,9 +408,12 @@ class Supervisor:
         os.close(child.pidfd)
         self._forward_last(child)
         del self.children[slot]
-        self.bury(slot, child.pid, code, _reason(code))
+        kills = kernel_kills() if code == -signal.SIGKILL else self.kernel_kills
+        death = Death(slot, child.pid, code, child.why, child.raw, child.raw_of, kills > self.kernel_kills)
+        self.kernel_kills = kills
+        self.bury(slot, death)
 
-    def bury(self, slot: int, pid: int, code: int, reason: str) -> None:
+    def bury(self, slot: int, death: Death) -> None:
         """What is left to do once recover() was there: for a worker and for a guest."""
         _, _, _, actor, label = _core.slot_info(slot)
         creation = 0
@@ -375,43 +424,56 @@ class Supervisor:
                 creation = task
                 if self._restart(task, info, actor):
                     continue
-                self._dead_actor(actor, pid, code, reason)
+                self._dead_actor(actor, death)
                 _core.finish_silent(task)
             else:
-                self._orphan(task, info, pid, label, reason)
+                self._orphan(task, info, label, death)
         if actor and not creation:
-            self._dead_actor(actor, pid, code, reason)
+            self._dead_actor(actor, death)
         for unborn in _core.sweep(slot):
-            death = exceptions.ActorDiedError(f"it was never started: the process that was about to {reason}")
-            mourn(unborn, _core.put_error(death), death)
+            error = exceptions.ActorDiedError(f"it was never started: the process that was about to {death.reason}")
+            mourn(unborn, _core.put_error(error), error)
             _core.actor_drop_life(unborn)
         _core.free_slot(slot)
 
-    def _orphan(self, task: int, info: _core.TaskInfo, pid: int, label: str, reason: str) -> None:
+    def _orphan(self, task: int, info: _core.TaskInfo, label: str, death: Death) -> None:
+        flags = info["flags"]
+        if flags & SAVED:  # its effect is in the actor's state: it is over, with the result that it has left
+            _core.finish_saved(task)
+            return
         if info["done"]:
             _core.finish_silent(task)
             return
-        if info["flags"] & CANCELLED:
-            _core.fail(task, exceptions.TaskCancelledError(f"{info['id']:x}"), True)
+        if flags & (CANCELLED | TIMED_OUT):
+            self._orphan_cancelled(task, info, label, death)
             return
+        error: Exception
         if info["kind"] == ACTOR_CALL:
             actor = _core.actor_info(info["actor"])
             if actor["restarts"] != 0 and actor["closing"] != 2 and _core.retry(task):
                 _core.requeue(task)
                 return
-            error: Exception = exceptions.ActorDiedError(
-                f"its process {reason} during this call", actor_id=f"{info['actor']:032x}", class_name=actor["name"], pid=pid
-            )
+            error = death.actor_died(info["actor"], actor["name"], " during this call", _actor_reason(actor, death))
         else:
             if not info["streamed"] and _core.retry(task):
                 _core.requeue(task)
                 return
-            tries = f" ({info['attempt'] + 1} attempts, no retry is left)" if info["attempt"] else ""
-            error = exceptions.WorkerCrashedError(
-                f"the worker (pid {pid}) that ran {label or 'the task'}() {reason}{tries}; what it printed last is above. "
-                "max_retries= says how often such a task is run again"
-            )
+            error = death.crashed(label or "the task", info["id"], info["attempt"])
         _core.fail(task, error, True)
+
+    def _orphan_cancelled(self, task: int, info: _core.TaskInfo, label: str, death: Death) -> None:
+        flags = info["flags"]
+        if flags & CANCELLED:
+            _core.fail(task, exceptions.TaskCancelledError(f"{info['id']:x}"), True)
+        elif flags & RETRY_TIMEOUT and not info["streamed"] and _core.retry(task):
+            _core.clear_marks(task)
+            _core.requeue(task)
+        else:
+            seconds = info["timeout_ms"] / 1000
+            forced = bool(flags & FORCED)
+            _core.fail(task, exceptions.TaskTimeoutError(label or "the task", seconds, death.pid, info["attempt"], forced), True)
+        if flags & RECURSIVE:
+            end_children(info["id"], bool(flags & CANCELLED and flags & FORCED))
 
     def _restart(self, task: int, info: _core.TaskInfo, actor: int) -> bool:
         """Queue an actor's creation again, if it may restart. Its mailbox stays as it is."""
@@ -426,18 +488,12 @@ class Supervisor:
         _core.requeue(task)
         return True
 
-    def _dead_actor(self, actor: int, pid: int, code: int, reason: str) -> None:
+    def _dead_actor(self, actor: int, death: Death) -> None:
         if not _core.actor_exists(actor):  # it failed to start, and its process was on its way out
             return
         info = _core.actor_info(actor)
-        if info["closing"] == 2 and code in (-signal.SIGKILL, EXIT_NO_HANDLES):  # it may see it before the signal comes
-            reason = "was killed with shoal.kill()"
-        elif code == EXIT_SELF:
-            reason = "ended itself (exit_actor or sys.exit)"
-        elif code == EXIT_NO_HANDLES and info["closing"]:
-            reason = "ended because no handle to it was left"
-        death = exceptions.ActorDiedError(f"its process {reason}", actor_id=f"{actor:032x}", class_name=info["name"], pid=pid)
-        mourn(actor, _core.put_error(death), death)
+        error = death.actor_died(actor, info["name"], reason=_actor_reason(info, death))
+        mourn(actor, _core.put_error(error), error)
         _core.actor_drop_life(actor)
 
     # -- the end --------------------------------------------------------------------------------------------
@@ -479,15 +535,22 @@ def _gone(pidfd: int, timeout: float) -> bool:
     return bool(poll.poll(max(0.0, timeout) * 1000))
 
 
-def _reason(code: int) -> str:
-    if code < 0:
-        try:
-            name = signal.Signals(-code).name
-        except ValueError:
-            name = f"signal {-code}"
-        hint = {"SIGKILL": " (killed from outside, or by the kernel for lack of memory)", "SIGSEGV": " (a crash in native code)"}
-        return f"died of {name}{hint.get(name, '')}"
-    return f"exited with code {code}"
+def _actor_reason(info: _core.ActorInfo, death: Death) -> str | None:
+    """Why an actor's process ended, if the actor knows better than the process."""
+    if info["killed"] and death.code in (-signal.SIGKILL, EXIT_NO_HANDLES):  # it may see it before the signal comes
+        return "was killed with shoal.kill()"
+    if death.code == EXIT_SELF:
+        return "ended itself (exit_actor or sys.exit)"
+    if death.code == EXIT_NO_HANDLES and info["closing"]:
+        return "ended because no handle to it was left"
+    return None
+
+
+def _signal(child: Child, number: int) -> None:
+    try:
+        signal.pidfd_send_signal(child.pidfd, number)
+    except ProcessLookupError:
+        pass
 
 
 def main(boot: dict[str, Any]) -> None:

@@ -22,10 +22,12 @@ from shoal import _core, exceptions
 from shoal import engine as engines
 from shoal._options import RESOURCE_UNIT
 from shoal.engine.local import hooks
+from shoal.engine.local.cancelling import CANCELLED, RECURSIVE, TIMED_OUT, end_children
 from shoal.engine.local.engine import (
     CREATE_ACTOR,
     DYNAMIC,
     RETRY_EXCEPTIONS,
+    RETRY_TIMEOUT,
     STREAMING,
     LocalEngine,
 )
@@ -53,6 +55,7 @@ class Worker:
         self.current: int | None = None  # the task that runs in the main thread
         self.creation: list[Any] = []  # of the actor that this process becomes: task, class, arguments
         self.on_cancel: Callable[[], object] | None = None  # of an async actor: one of its calls may have been cancelled
+        self.interrupted_at = 0  # the last task that anybody had submitted when a cancellation came
         self.interrupt_missed = False  # an interrupt came for a call that had been taken but not begun, or was over
         self.leaving = False  # the process ends as soon as no task is left in it
         self._named = ""
@@ -85,14 +88,15 @@ class Worker:
     def describe(self) -> dict[str, Any]:
         """For get_runtime_context(): the call that runs now, in this thread or coroutine."""
         task = CALL.get() or self.current
-        if task is None:
+        task_id = _core.live_task(task) if task else 0
+        if not task or not task_id:
             return {}
         demand = {name: amount if name == "memory" else amount / RESOURCE_UNIT for name, amount in _core.my_demand()}
         return {
-            "task_id": f"{_core.task_id(task):048x}",
+            "task_id": f"{task_id:048x}",
             "task_name": self.name_of(task),
             "attempt": _core.task_attempt(task),
-            "cancelled": _core.task_cancelled(task),
+            "cancelled": bool(_core.task_cancelled(task)),
             "resources": demand,
         }
 
@@ -120,6 +124,7 @@ class Worker:
                 if self.interrupt_missed:
                     self.interrupt_missed = False
                     if _core.task_cancelled(task):
+                        self.interrupted_at = _core.last_task_id()
                         raise KeyboardInterrupt
                 export = self.engine.exports.load(function)
                 name = export.name
@@ -160,11 +165,14 @@ class Worker:
             if loop is not None:
                 asyncio._set_running_loop(loop)
         if outer is not None and _core.task_cancelled(outer):  # while it could not be interrupted
+            self.interrupted_at = _core.last_task_id()
             raise KeyboardInterrupt
 
     def _run_special(
         self, task: int, export: Export, args: tuple[Any, ...], kwargs: dict[str, Any], nreturns: int, flags: int
     ) -> None:
+        if flags & (CANCELLED | TIMED_OUT) and _core.task_cancelled(task):  # as it was queued to be run again
+            raise KeyboardInterrupt
         environment = export.extras.get("runtime_env")
         try:
             with Applied(environment) if environment else nullcontext():
@@ -195,10 +203,12 @@ class Worker:
 
     def _failed(self, task: int, name: str, function: int, error: BaseException, flags: int) -> None:
         self.leave_fork(error)
+        self.current = None  # it is not to be interrupted any more
         if isinstance(error, exceptions.SessionError) and (_core.dead() or _core.stopping()):
             self.leave()
-        if _core.task_cancelled(task):
-            _core.fail(task, exceptions.TaskCancelledError(f"{_core.task_id(task):x}"), True)
+        marks = _core.task_cancelled(task)
+        if marks:
+            self.end_cancelled(task, marks, name)
             return
         if flags & RETRY_EXCEPTIONS and isinstance(error, Exception) and not _core.task_info(task)["streamed"]:
             wanted = self.engine.exports.load(function).extras.get("retry_exceptions")
@@ -209,6 +219,22 @@ class Worker:
         if isinstance(error, SystemExit):  # sys.exit() in a task ends its worker, as in Ray
             self.leaving = True
 
+    def end_cancelled(self, task: int, marks: int, name: str) -> None:
+        """The call was interrupted: its caller is told, and what it has submitted until then ends with it, if that is wanted."""
+        info = _core.task_info(task)
+        late = not marks & CANCELLED
+        if late and info["flags"] & RETRY_TIMEOUT and not info["streamed"] and _core.retry(task):
+            _core.clear_marks(task)
+            _core.requeue(task)
+        elif late:
+            error = exceptions.TaskTimeoutError(name, info["timeout_ms"] / 1000, os.getpid(), info["attempt"])
+            _core.fail(task, error, True)
+        else:
+            _core.fail(task, exceptions.TaskCancelledError(f"{info['id']:x}"), True)
+        if marks & RECURSIVE and (info["spawned"] or CALL.get()):
+            end_children(info["id"], False, self.interrupted_at or _core.last_task_id())
+        self.interrupted_at = 0
+
     def leave(self) -> None:
         """End this process; the supervisor gives back what it holds."""
         for stream in self.streams:
@@ -218,19 +244,28 @@ class Worker:
     def interrupted(self, _signal: int, _frame: Any) -> None:
         """SIGINT comes from the supervisor only: the running task is to be cancelled (unless it is over by now)."""
         if self.current is not None and _core.task_cancelled(self.current):
+            self.interrupted_at = _core.last_task_id()
             raise KeyboardInterrupt
         if self.on_cancel is not None:
             self.on_cancel()
         self.interrupt_missed = True
 
 
-def seal(engine: LocalEngine, task: int, name: str, result: Any, nreturns: int, flags: int) -> None:
+def seal(
+    engine: LocalEngine,
+    task: int,
+    name: str,
+    result: Any,
+    nreturns: int,
+    flags: int,
+    finish: Callable[[int, Any], None] = _core.finish,
+) -> None:
     """The returns of a call, from what its function returned."""
     if flags & STREAMING:
         for item in _items(result, name):
             _core.stream_item(task, item)
             _core.mark_streamed(task)
-        _core.finish(task, (None, None))
+        finish(task, (None, None))
     elif flags & DYNAMIC:
         items, refs = _items(result, name), []
         try:
@@ -241,17 +276,17 @@ def seal(engine: LocalEngine, task: int, name: str, result: Any, nreturns: int, 
                 raise
             refs.append(_core.put_error(as_stored(error, name)))
             forget_frames(error)
-        _core.finish(task, DynamicObjectRefGenerator(refs))
+        finish(task, DynamicObjectRefGenerator(refs))
     elif nreturns == 1:
-        _core.finish(task, result)
+        finish(task, result)
     elif nreturns == 0:
-        _core.finish(task, ())
+        finish(task, ())
     else:
         values = _items(result, name) if not isinstance(result, (tuple, list)) else result
         values = tuple(values)
         if len(values) != nreturns:
             raise ValueError(f"{name}() should return num_returns={nreturns} values, but returned {len(values)}")
-        _core.finish(task, values)
+        finish(task, values)
 
 
 def _items(result: Any, name: str) -> Any:
@@ -305,12 +340,12 @@ def as_stored(error: BaseException, name: str, **actor: Any) -> BaseException:
 
 def fail(task: int, name: str, error: BaseException, **actor: Any) -> None:
     """Fail a call with `error`, in a form that can travel."""
-    stored = as_stored(error, name, **actor)
+    stored = as_stored(error, name, attempt=_core.task_attempt(task), **actor)
     try:
         _core.fail(task, stored, True)
     except Exception:  # its cause does not pickle, whatever that raises
         if not isinstance(stored, TaskError):
-            stored = task_error_from(error, name, **actor)
+            stored = task_error_from(error, name, attempt=_core.task_attempt(task), **actor)
         _core.fail(task, stored.without_cause(), True)
 
 
