@@ -105,7 +105,7 @@ u8* Client::begin_payload(Handle h, u32 format, u32 nrefs, u32 nbuffers, u64 met
     place += sizes[i];
   }
   std::atomic_signal_fence(std::memory_order_seq_cst);
-  entry(h).size = size;  // from here on the header counts
+  __atomic_store_n(&entry(h).size, size, __ATOMIC_RELAXED);  // from here on the header counts
   return p;
 }
 
@@ -123,8 +123,8 @@ void Client::contain(Handle container, Handle target) {
 
 void Client::set_inline(Handle h, u64 tag, u64 value) {
   Entry& e = entry(h);
-  e.payload = value;
-  e.size = tag;
+  __atomic_store_n(&e.payload, value, __ATOMIC_RELAXED);  // whole, for a sweep that peeks
+  __atomic_store_n(&e.size, tag, __ATOMIC_RELAXED);
   std::atomic_signal_fence(std::memory_order_seq_cst);
   e.flags = FLAG_INLINE;
 }
@@ -468,8 +468,8 @@ void Client::reset_payload(Handle h) {
     tx.commit();
   } else {
     e.flags = 0;
-    e.payload = 0;
-    e.size = 0;
+    __atomic_store_n(&e.payload, Offset(0), __ATOMIC_RELAXED);
+    __atomic_store_n(&e.size, u64(0), __ATOMIC_RELAXED);
   }
 }
 

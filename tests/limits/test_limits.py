@@ -263,7 +263,10 @@ def test_folders_that_are_not_there(tmp_path):
     gone = tmp_path / "gone"
     gone.mkdir()
     environment = {"PATH": "/nowhere", "HOME": "/nowhere", "TMPDIR": "/nowhere", "XDG_RUNTIME_DIR": "/nowhere", "LC_ALL": "C"}
-    code = f"os.chdir({str(gone)!r}); os.rmdir({str(gone)!r}); os.umask(0o777)\nos.popen = None; work()"
+    code = "os.umask(0o777); os.popen = None\n"  # popen: a shell would complain of the folder
+    if sys.version_info[:3] != (3, 13, 0):  # which cannot import NumPy there (SystemError)
+        code += f"os.chdir({str(gone)!r}); os.rmdir({str(gone)!r})\n"
+    code += "work()"
     assert program(code, env=environment) == "worked\n"
 
 

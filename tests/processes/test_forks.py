@@ -9,7 +9,8 @@ from programs import PRELUDE, Program
 from conftest import until
 
 FORK = """
-import gc, signal, threading, traceback
+import gc, signal, threading, traceback, warnings
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)  # from Python 3.12 on; that is the point
 from shoal.exceptions import ForkedError
 shoal.init(num_cpus=2)
 
