@@ -439,6 +439,7 @@ struct alignas(64) Heap {
   std::atomic<u64> starved[MAX_PROCESSES / 64];  // [word] those who do
   std::atomic<u32> trim_armed; // [word] 1: the supervisor knows that there is something to give back
   u32 info_committed;          // page descriptions below this are committed
+  u64 wait_ns;                 // how long a process waits for memory at most; constant
   SizeClass classes[NUM_CLASSES];
   alignas(64) SpinLock entry_lock;
   u32 entry_head;   // free entries [lock entry_lock]
@@ -653,6 +654,8 @@ struct Header {
   std::atomic<u32> wanted;    // [word] 1: the supervisor was rung and has not looked yet
   std::atomic<u32> slots_top; // slots from here on were never used
   std::atomic<u32> actors;    // [word] that live or will; a hint for the limit of processes
+  std::atomic<u32> slots_committed;  // [word] slots below this have memory
+  std::atomic<u32> unwatched;  // [word] 1: nobody watches the memory, as no task runs; who takes one rings the supervisor
   std::atomic<u32> crowd;     // [word] 1: tasks wait and workers sleep, as no core is free; the supervisor looks in a moment
   std::atomic<i32> supervisor_status;  // [word] how the supervisor ended, by who saw that, before `dead`: see how_it_ended()
   std::atomic<u64> watched;   // [word] the supervisor looks at the Slot::deadlines again at this time; 0: ring it

@@ -39,7 +39,7 @@ constexpr u32 TRIM_STEP = (4 << 20) / PAGE;       // pages given back at a time
 constexpr u64 LONG_CALL = 1 << 20;
 constexpr u64 POPULATE_FROM = 256 << 10;          // larger blocks get their page tables filled in one call
 
-static void commit_pages(int fd, Offset start, u64 size) {
+void commit_pages(int fd, Offset start, u64 size) {
   while (fallocate(fd, 0, off_t(start), off_t(size)) != 0)
     if (errno == EBADF) throw Error(Error::ENDED, "the session has ended here: this process has closed the files of it (os.closerange()?)");
     else if (errno != EINTR)
@@ -341,10 +341,15 @@ void Client::flush_class(BlockCache& cache, u32 cls, u32 keep) {
   }
 }
 
-void Client::ensure_block(u64 size) {
+void Client::fill_cache(u64 size) {
   if (size > SMALL_LIMIT) return;
   u32 cls = class_of(size);
   if (!me->blocks[cls].count) refill_class(cls);
+}
+
+void Client::ensure_block(u64 size) {
+  if (size > SMALL_LIMIT || me->blocks[class_of(size)].count) return;
+  with_room(span_pages(class_of(size)) * PAGE, false, [&] { fill_cache(size); });
 }
 
 // A change may take and free several large blocks.

@@ -35,13 +35,6 @@ u64 Client::address_space(u64 heap_bytes) {
   return 2 * arena_bytes(heap_bytes) + COUNTS_BYTES + sizeof(u32) * u64(MAX_OBJECTS);  // the last: see next_mark()
 }
 
-static void commit_range(int fd, u64 start, u64 size) {
-  while (fallocate(fd, 0, off_t(start), off_t(size)) != 0) {
-    if (errno == EINTR) continue;
-    throw Error(Error::FULL, std::string("the system has no memory left for the arena: ") + std::strerror(errno));
-  }
-}
-
 void Client::format(int fd, u64 heap_bytes, u32 cpus) {
   if (heap_bytes / PAGE >= 0xfffffff0ull) throw Error(Error::INVALID, "an arena may have at most 16 TB");
   u64 bytes = arena_bytes(heap_bytes);
@@ -50,8 +43,8 @@ void Client::format(int fd, u64 heap_bytes, u32 cpus) {
                                  (errno == EFBIG ? "; `ulimit -f` is too low for its " + std::to_string(bytes >> 20) + " MB" : ""));
   // Whoever joins gets this descriptor: nobody may cut the memory off under the others, which would end them with SIGBUS.
   fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
-  commit_range(fd, 0, SLOTS_AT + 16 * sizeof(Slot));
-  commit_range(fd, ENTRIES_AT, PAGE * 64);
+  commit_pages(fd, 0, SLOTS_AT + 16 * sizeof(Slot));  // claim_slot() sees to the others
+  commit_pages(fd, ENTRIES_AT, PAGE * 64);
   void* p = mmap(nullptr, SLOTS_AT, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   if (p == MAP_FAILED) throw Error(Error::FULL, std::string("cannot map the arena: ") + std::strerror(errno));
   auto* h = static_cast<Header*>(p);
@@ -70,6 +63,8 @@ void Client::format(int fd, u64 heap_bytes, u32 cpus) {
   h->heap.entry_top = FIRST_ENTRY;
   h->heap.entry_committed = u32(PAGE * 64 / sizeof(Entry));
   h->slots_top = 2;
+  h->slots_committed = 16;
+  h->heap.wait_ns = 60'000'000'000ull;
   std::atomic_thread_fence(std::memory_order_seq_cst);
   h->magic = ABI_MAGIC;
   munmap(p, SLOTS_AT);

@@ -31,17 +31,17 @@ void Client::copy_bytes(Offset to, Offset from, u64 size) {
 }
 
 Offset* Client::draft_block(u64 bytes) {
-  ensure_block(bytes);
   Offset* draft = nullptr;
   for (auto& d : me->drafts)
     if (!d) draft = &d;
   if (!draft)
     throw Error(Error::LIMIT, "DRAFTS: at most " + std::to_string(DRAFTS) + " threads of one process can copy an object, for a rollback or a commit, at a time");
-  {
+  with_room(bytes, false, [&] {
+    fill_cache(bytes);
     Tx tx(*this);
     tx.set(*draft, alloc_block(tx, bytes));
     tx.commit();
-  }
+  });
   CRASH_POINT("before.draft");
   try {
     commit_block(*draft, bytes);

@@ -476,6 +476,7 @@ void set_hooks(nb::dict hooks) {
   S.lock_died = take("lock_died");
   S.deadlock = take("deadlock");
   S.threads = take("threads");
+  S.memory_low = take("memory_low");
   S.full_error = take("full_error");
 }
 
@@ -738,6 +739,21 @@ NB_MODULE(_core, m) {
     return std::exchange(C.stillborn, {});
   });
   m.def("free_slot", [](u32 slot) { call([&] { C.free_slot(slot); }); });
+  m.def("set_memory_wait", [](double seconds) { C.h->heap.wait_ns = u64(seconds * 1e9); });
+  m.def("unwatch_memory", [] { C.h->unwatched.store(1); });
+  m.def("busy", [] {  // processes that run calls, and do not sleep in a wait of ours
+    u32 n = 0;
+    for (u32 i = 2, top = C.h->slots_top.load(); i < top; i++)
+      n += C.slots[i].state.load() == SLOT_ALIVE && peek(C.slots[i].running) && C.h->sched.awake[i / 64].load() >> i % 64 & 1;
+    return n;
+  });
+  // What a live process runs, as a hint: (TaskKind, retries left, attempt) of the innermost call, or None.
+  m.def("running_call", [](u32 slot) {
+    Offset o = peek(C.slots[slot].running);
+    Task* t = task_at(o);
+    if (!o || t->runner != slot + 1 || t->state.load() != TASK_RUNNING) return nb::object(nb::none());
+    return nb::object(nb::make_tuple(int(t->kind), t->retries, t->attempt));
+  });
   m.def("trim", [](u32 older_than_s) { return call([&] { return C.trim(older_than_s); }); });
   m.def("trim_state", [] { return nb::make_tuple(C.h->heap.trim_armed.load() != 0, C.h->heap.warm_free.load() * PAGE); });
   m.def("trim_disarm", [] { C.h->heap.trim_armed.store(0); });

@@ -47,6 +47,7 @@ struct State {
   PyObject* lock_died = nullptr;          // pid, label, age_s, name, Died bits, whether the lock is held -> exception
   PyObject* deadlock = nullptr;           // texts -> exception
   PyObject* threads = nullptr;            // -> how many of the program's own threads there are
+  PyObject* memory_low = nullptr;         // bytes: somebody waits for so much, and has done so for a second
 };
 extern State S;
 

@@ -250,7 +250,10 @@ PyObject* submit(PyObject*, PyObject* const* a, Py_ssize_t n) {
 
 // Stores an exception. In a full arena it stores None, which needs no memory: who waits must be told something.
 bool store_error(Handle h, PyObject* error) {
-  if (store(h, error)) return true;
+  patient = false;
+  bool stored = store(h, error);
+  patient = true;
+  if (stored) return true;
   if (!PyErr_ExceptionMatches(S.full_error)) return false;
   PyErr_Clear();
   return guarded([&] { return C.reset_payload(h), C.set_inline(h, TAG_NONE, 0), true; }, false);
@@ -484,6 +487,7 @@ PyMethodDef functions[] = {
 // (task, kind, function, method, args, kwargs, nreturns, flags). If an argument cannot be had (the task that made it
 // failed, or it does not unpickle here), args is None and kwargs the exception.
 PyObject* call_of(Task* t) {
+  if (C.h->unwatched.load(std::memory_order_relaxed) && C.h->unwatched.exchange(0)) C.ring_supervisor();
   PyObject *args = nullptr, *kwargs = nullptr;
   if (t->args_size == 0) {
     args = PyTuple_New(0);

@@ -53,6 +53,11 @@ T peek(const T& field) {
   return __atomic_load_n(&field, __ATOMIC_RELAXED);
 }
 
+// Makes memory of the arena present; throws FULL if the system has none left.
+void commit_pages(int memfd, Offset start, u64 size);
+
+extern thread_local bool patient;  // false: memory that cannot be had is an error at once
+
 struct Client;
 
 // `local` and `views`, in one piece of private memory that is only filled where it is used.
@@ -134,7 +139,8 @@ struct Client {
 
   // allocator.cpp
   Offset alloc_block(Tx& tx, u64 size);       // tx holds nothing of the heap; ensure_block(size) came before
-  void ensure_block(u64 size);                // may refill the cache; throws FULL
+  void ensure_block(u64 size);                // may refill the cache, and spill for it; throws FULL
+  void fill_cache(u64 size);                  // the same without spilling: for within with_room()
   void commit_block(Offset block, u64 size, bool let_go = true);  // makes a fresh large block safe to touch; throws FULL
   void populate(Offset start, u64 len, bool cold, bool let_go);
   void fill(Offset from, Offset to, bool cold, bool let_go);
@@ -224,9 +230,16 @@ struct Client {
   struct Pressure {
     u64 need;
     bool let_go;                               // may other threads of the process run meanwhile?
-    bool tried = false;
-    u64 since = 0, warned = 0, still = 0, activity = 0;
+    bool tried = false, registered = false, warned = false;
+    u32 seen = 0;                              // our ring, before the last attempt
+    u64 since = 0, still = 0, activity = 0;
+    std::string note{};                        // what the error is to say besides
+    Client* client = nullptr;
+    ~Pressure() {
+      if (registered) client->set_starved(false);
+    }
   };
+  u32 starved_waits = 0;                       // threads of this process that wait for memory
   void ring_waiter(u32 waiter);                // as in Entry::waiter
   void ring_starved();
   void set_starved(bool on);
@@ -235,6 +248,7 @@ struct Client {
   template <class F>
   auto with_room(u64 need, bool let_go, F allocate) -> decltype(allocate()) {
     Pressure p{need, let_go};
+    p.client = this;
     for (;;) {
       std::string text;
       try {

@@ -64,7 +64,7 @@ Handle Client::create(Kind kind) {
 u8* Client::attach_block(Handle h, u64 size) {
   Entry& e = entry(h);
   Offset block = with_room(size, true, [&] {
-    ensure_block(size);
+    fill_cache(size);
     Tx tx(*this);
     Offset place = alloc_block(tx, size);
     tx.set(e.payload, place);

@@ -13,6 +13,8 @@
 
 namespace shoal {
 
+thread_local bool patient = true;
+
 void Client::ring_waiter(u32 waiter) {
   if (waiter == WAITER_MANY) {
     for (u32 s = 0, n = h->slots_top.load(); s < n; s++)
@@ -35,9 +37,10 @@ void Client::set_starved(bool on) {
   auto& word = h->heap.starved[slot / 64];
   u64 bit = 1ull << slot % 64;
   if (on) {
+    starved_waits++;
     word.fetch_or(bit, std::memory_order_seq_cst);
     h->heap.starving.store(1, std::memory_order_seq_cst);
-  } else {
+  } else if (--starved_waits == 0) {
     word.fetch_and(~bit, std::memory_order_seq_cst);
   }
 }
@@ -53,7 +56,10 @@ void Client::make_room(Pressure& p, const Error& full) {
   }
   u64 batch = std::max(p.need, std::min<u64>(64 << 20, limit / 16));
   if (spill(batch, p.let_go)) return;
-  if (!p.let_go || !wait_for_room || !wait_for_room(p)) throw full;
+  if (p.let_go && patient && wait_for_room && slot != SUPERVISOR_SLOT && wait_for_room(p)) return;
+  std::string text = full.what() + p.note;
+  if (!spill_note.empty()) text += "; " + spill_note;
+  throw Error(Error::FULL, text);
 }
 
 }  // namespace shoal

@@ -65,8 +65,8 @@ Handle Client::create_queue(u32 limit, Handle lock) {
 void Client::queue_grow(Queue* q) {
   u64 now = peek(q->room), room = now ? now * 2 : FIRST_ROOM;
   u64 size = room * sizeof(Handle);
-  for (;;) {
-    ensure_block(size);
+  with_room(size, false, [&] {
+    fill_cache(size);
     Tx tx(*this);
     tx.lock(q->lock);
     if (q->room >= room) return;  // somebody else was quicker
@@ -85,8 +85,7 @@ void Client::queue_grow(Queue* q) {
     tx.set(q->room, room);
     if (old) free_block(tx, old);
     tx.commit();
-    return;
-  }
+  });
 }
 
 bool Client::queue_put(Queue* q, Handle item) {

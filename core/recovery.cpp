@@ -13,6 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstdlib>
@@ -52,6 +53,11 @@ void crash_point(const char* name) {
 
 u32 Client::claim_slot() {
   for (u32 i = 2; i < MAX_PROCESSES; i++) {
+    if (i >= h->slots_committed.load()) {
+      u32 to = std::min(MAX_PROCESSES, i + 16);
+      commit_pages(memfd, h->slots + u64(i) * sizeof(Slot), u64(to - i) * sizeof(Slot));
+      h->slots_committed.store(to);
+    }
     u32 free = SLOT_FREE;
     if (slots[i].state.compare_exchange_strong(free, SLOT_STARTING)) {
       if (i >= h->slots_top.load()) h->slots_top.store(i + 1);

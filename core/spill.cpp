@@ -17,6 +17,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 
 #include "client.h"
 
@@ -194,12 +195,14 @@ u64 Client::spill(u64 want, bool let_go) {
   if (spillfd < 0) return 0;
   struct statvfs disk;
   u64 budget = 0;
+  std::string disk_note;
+  spill_note.clear();
   if (fstatvfs(spillfd, &disk) == 0) {
     u64 free = u64(disk.f_bavail) * disk.f_frsize, reserve = std::min(DISK_RESERVE, u64(disk.f_blocks) * disk.f_frsize / 20);
     budget = free > reserve ? free - reserve : 0;
-    spill_note = "the disk of the spill directory has " + megabytes(free) + " free, of which " + megabytes(reserve) + " are kept";
+    disk_note = "the disk of the spill directory has " + megabytes(free) + " free, of which " + megabytes(reserve) + " are kept";
   } else {
-    spill_note = std::string("the spill file cannot be looked at: ") + std::strerror(errno);
+    disk_note = std::string("the spill file cannot be looked at: ") + std::strerror(errno);
   }
   struct Candidate {
     u64 used_ns;
@@ -226,8 +229,10 @@ u64 Client::spill(u64 want, bool let_go) {
     }
     budget -= c.size;
     freed += spill_one(c.object, let_go);
+    if (!spill_note.empty()) break;  // writing failed: the next would fail too
   }
-  if (freed || fits) spill_note.clear();
+  if (freed) spill_note.clear();
+  else if (!fits) spill_note = disk_note;
   if (freed) ring_starved();
   return freed;
 }
@@ -340,7 +345,7 @@ void Client::restore(Handle object) {
   };
   try {
     with_room(size, true, [&] {
-      ensure_block(size);
+      fill_cache(size);
       Tx tx(*this);
       Offset place = alloc_block(tx, size);
       tx.set(job->block, place);
@@ -359,7 +364,9 @@ void Client::restore(Handle object) {
   if (!error && (p->head.nrefs || p->head.meta < sizeof(Large) || p->head.meta + p->head.meta_size > size)) error = EBADMSG;
   if (error) {
     give_up();
-    throw Error(Error::LOST, "its " + megabytes(size) + " had been spilled, and reading them back from the spill file failed: " + std::strerror(error));
+    char id[20];
+    std::snprintf(id, sizeof id, "%08x%08x", gen_of(object), index_of(object));
+    throw Error(Error::LOST, std::string(id) + ": its " + megabytes(size) + " had been spilled, and reading them back from the spill file failed: " + std::strerror(error));
   }
   for (auto& word : p->viewers) word.store(0, std::memory_order_relaxed);
   p->spiller = 0;

@@ -172,7 +172,7 @@ u64 Client::task_bytes(const Task* t) const {
 Task* Client::new_task(u32 nreturns, u32 ndeps, u64 args_size, TaskKind kind) {
   u64 size = sizeof(Task) + ndeps * sizeof(Dep) + nreturns * sizeof(Handle) + args_size;
   Offset block = with_room(size, true, [&] {
-    ensure_block(size);
+    fill_cache(size);
     SHOAL_CHECK(!me->building);
     Tx tx(*this);
     Offset place = alloc_block(tx, size);

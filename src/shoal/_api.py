@@ -60,6 +60,8 @@ def init(
     resources: dict[str, float] | None = None,
     object_store_memory: int | None = None,
     spill_directory: str | os.PathLike[str] | None = None,
+    memory_timeout: float | None = None,
+    memory_usage_threshold: float | None = None,
     namespace: str | None = None,
     ignore_reinit_error: bool = False,
     log_to_driver: bool | None = None,
@@ -82,6 +84,12 @@ def init(
         spill_directory: where values that nobody looks at go when the arena is full, in one file without a name. Default:
             the environment's SHOAL_SPILL_DIRECTORY, else the directory for temporary files, or /var/tmp if that lies in
             memory. "": no spilling.
+        memory_timeout: seconds that a put, or a task's result, waits for others to free memory when nothing can be spilled
+            any more, before it raises ObjectStoreFullError (default: SHOAL_MEMORY_TIMEOUT, else 60). It raises at once if
+            nobody else could free any.
+        memory_usage_threshold: share of the machine's or the container's memory, from which on the running task that uses
+            most is ended, and run again if it may be, before the kernel ends something else (default:
+            SHOAL_MEMORY_USAGE_THRESHOLD, else 0.95; 0: never).
         namespace: in which names of actors are looked up.
         ignore_reinit_error: return the present session instead of an error when there is one.
         log_to_driver: whether what workers print appears here (default: yes).
@@ -124,6 +132,8 @@ def init(
         "resources": resources,
         "object_store_memory": object_store_memory,
         "spill_directory": spill_directory,
+        "memory_timeout": memory_timeout,
+        "memory_usage_threshold": memory_usage_threshold,
         "namespace": namespace,
         "log_to_driver": log_to_driver,
         "runtime_env": validate_runtime_env(runtime_env),
@@ -387,6 +397,36 @@ def cluster_resources() -> dict[str, float]:
 def available_resources() -> dict[str, float]:
     """The resources that are free at this moment, by name."""
     return {name: amount for name, amount in current().resources()[1].items() if amount > 0}
+
+
+def memory_summary(*, limit: int = 10, stats_only: bool = False) -> str:
+    """What the arena holds and for whom, as a text: its size, what is in use, free and spilled, what each process refers to
+    and looks at (has views of), and the largest objects with what keeps them.
+
+    Args:
+        limit: how many of the largest objects.
+        stats_only: leave them out.
+
+    Costs a look at each object of the session: about a millisecond for ten thousand. `memory_info` gives it as data.
+
+    >>> import shoal
+    >>> print(shoal.memory_summary(stats_only=True).split()[0])
+    arena
+    """
+    return current().memory_summary(limit, stats_only)
+
+
+def memory_info(*, limit: int = 10) -> dict[str, Any]:
+    """What `memory_summary` says, as data: numbers of bytes and objects; "processes", a list of dicts with what each holds; and
+    "largest", a list of dicts, one for each of the `limit` largest objects, with who views it and who refers to it.
+
+    >>> import numpy as np, shoal
+    >>> ref = shoal.put(np.zeros(1_000_000))
+    >>> largest = shoal.memory_info()["largest"][0]
+    >>> largest["bytes"] > 8_000_000, largest["referenced_by"], largest["viewed_by"]
+    (True, ['driver'], [])
+    """
+    return current().memory_info(limit)
 
 
 def nodes() -> list[dict[str, Any]]:

@@ -127,6 +127,7 @@ def test_spilling_can_be_switched_off_and_its_directory_chosen(fresh, tmp_path, 
     with pytest.raises(TypeError, match="spill_directory"):
         shoal.init(spill_directory=7)
     fresh(object_store_memory=8 * MB, spill_directory=tmp_path)
+    assert shoal.init(ignore_reinit_error=True)["spill_directory"] == str(tmp_path)
     refs = [shoal.put(array(i)) for i in range(16)]
     assert spilled(refs[0]) and list(tmp_path.iterdir()) == []
     shoal.shutdown()
@@ -134,3 +135,19 @@ def test_spilling_can_be_switched_off_and_its_directory_chosen(fresh, tmp_path, 
     shoal.init(object_store_memory=8 * MB, num_cpus=1)
     with pytest.raises(ObjectStoreFullError):
         refs = [shoal.put(array(i)) for i in range(16)]
+
+
+@pytest.mark.usefixtures("small")
+def test_containers_locks_and_small_values_find_room_in_an_arena_full_of_values():
+    refs = [shoal.put(array(i)) for i in range(100)]
+    box, table = shoal.List(), shoal.Dict()
+    shared = shoal.put(array(1, 8 * MB), mutable=True)
+    for i in range(20_000):
+        box.append(i)
+    for i in range(2000):
+        table[f"key {i}"] = "x" * 1000
+    with shoal.lock(shared, rollback=True):
+        shoal.get(shared)[:] = 2
+    assert _core.statistics()["peak_bytes"] > 60 * MB
+    assert len(box) == 20_000 and len(table) == 2000 and (shoal.get(shared) == 2).all()
+    assert all((shoal.get(ref) == i).all() for i, ref in enumerate(refs))

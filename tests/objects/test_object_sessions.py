@@ -134,8 +134,8 @@ def test_environment_variables_of_the_session():
     own = {"env_vars": {"SHOAL_TEST_ONE": "2"}}
     assert shoal.get(read.options(runtime_env=own).remote()) == ("1", "2")
     shoal.shutdown()
-    with pytest.warns(UserWarning, match="ignored: pip, working_dir"):
-        shoal.init(num_cpus=1, runtime_env={"working_dir": ".", "pip": ["x"]})
+    with pytest.warns(UserWarning, match="ignored: conda, pip"):
+        shoal.init(num_cpus=1, runtime_env={"conda": "x", "pip": ["x"]})
     assert shoal.get(read.remote()) == (None, None)
 
 

@@ -93,6 +93,12 @@ class Engine(ABC):
         """All resources of the session, and those that are free now."""
 
     @abstractmethod
+    def memory_summary(self, limit: int, stats_only: bool) -> str: ...
+
+    @abstractmethod
+    def memory_info(self, limit: int) -> dict[str, Any]: ...
+
+    @abstractmethod
     def nodes(self) -> list[dict[str, Any]]: ...
 
     @abstractmethod

@@ -11,6 +11,7 @@ from shoal import _core, exceptions, serialization
 from shoal._options import RESOURCE_UNIT, resource_demand, scheduling_strategy_of
 from shoal.actor import METHOD_BITS, ActorClass, ActorHandle, MethodSpec, handle_class, method_table
 from shoal.engine.base import Engine
+from shoal.engine.local import memory
 from shoal.engine.local.cancelling import CMD_KILL, end_children, end_task
 from shoal.engine.local.exports import Exports
 from shoal.generator import ObjectRefGenerator
@@ -362,6 +363,12 @@ class LocalEngine(Engine):
 
     # -- facts ----------------------------------------------------------------------------------------------
 
+    def memory_summary(self, limit: int, stats_only: bool) -> str:
+        return memory.memory_summary(self.config["spill"], limit, stats_only)
+
+    def memory_info(self, limit: int) -> dict[str, Any]:
+        return memory.memory_info(self.config["spill"], limit)
+
     def resources(self) -> tuple[dict[str, float], dict[str, float]]:
         all_of, free = {}, {}
         for name, (total, available) in _core.resources().items():
@@ -395,6 +402,7 @@ class LocalEngine(Engine):
             "runtime_env": self.config["runtime_env"],
             "worker_id": f"{self.session:016x}{_core.slot():08x}",
             "pid": os.getpid(),
+            "spill_directory": self.config["spill"],
             **self.process_facts,
             **self.running(),
         }

@@ -8,6 +8,7 @@ from typing import Any
 
 from shoal import _core, exceptions, serialization
 from shoal import engine as engines
+from shoal.engine.local import memory
 from shoal.mutable_values import deserialize_private, serialize_mutable
 
 # Error::Code in core/client.h
@@ -27,7 +28,7 @@ _LIMITS = {
 
 def make_error(code: int, text: str) -> Exception:
     if code == _FULL:
-        return exceptions.ObjectStoreFullError(text)
+        return exceptions.ObjectStoreFullError(memory.explain_full(text))
     if code == _LIMIT:
         name, _, hint = text.partition(": ")
         return exceptions.LimitError(name, _LIMITS.get(name, 0), hint)
@@ -41,7 +42,8 @@ def make_error(code: int, text: str) -> Exception:
     if code == _GONE:
         return exceptions.ObjectLostError("", call_site=text)
     if code == _LOST:
-        return exceptions.ObjectLostError("", reason=text)
+        number, _, reason = text.partition(": ")
+        return exceptions.ObjectLostError(number, reason=reason)
     if code == _PENDING_LIMIT:
         return exceptions.PendingCallsLimitExceeded(text)
     if text == "immutable":
@@ -117,6 +119,7 @@ def install(help_inline: Any) -> None:
             "lock_died": lock_died,
             "deadlock": exceptions.DeadlockError,
             "threads": threads,
+            "memory_low": memory.warn_low,
             "full_error": exceptions.ObjectStoreFullError,
         }
     )

@@ -23,7 +23,8 @@ from shoal.engine.local import hooks, places, wire
 from shoal.engine.local.engine import LocalEngine
 from shoal.engine.local.environment import folders_to_import_from
 from shoal.engine.local.limits import ARENA_SHARE, SMALLEST_ARENA, arena_size, explain, memory_limit, usable_cpus
-from shoal.engine.local.memory import open_spill_file
+from shoal.engine.local.memory import open_spill_file, timeout_of
+from shoal.engine.local.memory_monitor import threshold_of
 from shoal.engine.local.output import OutputPrinter, make_pipe
 from shoal.exceptions import SessionError
 
@@ -83,6 +84,7 @@ class Plan:
         units.setdefault("CPU", usable_cpus() * RESOURCE_UNIT)
         units.setdefault("GPU", _visible_gpus() * RESOURCE_UNIT)
         units.setdefault("memory", int(memory_limit() * (1 - ARENA_SHARE)))
+        self.memory_timeout = timeout_of(settings.get("memory_timeout"))
         self.units = units
         name = settings.get("session_name")
         self.name = None if name is None else places.check_name(name)
@@ -92,6 +94,7 @@ class Plan:
             "namespace": settings.get("namespace") or "default",
             "cpus": units["CPU"] / RESOURCE_UNIT,
             "log_to_driver": True if log is None else bool(log),
+            "memory_usage_threshold": threshold_of(settings.get("memory_usage_threshold")),
             "gpus": units["GPU"] > 0,
             "runtime_env": settings.get("runtime_env") or {},
             # The devices that "GPU 0", "GPU 1", ... stand for; empty: their numbers.
@@ -124,6 +127,7 @@ class Plan:
                 os.close(spillfd)
             raise
         _core._use_spill_file(spillfd)
+        _core.set_memory_wait(self.memory_timeout)
         _core.label("driver")
         # The core knows CPU as resource 0 and GPU as resource 1.
         for name in ("CPU", "GPU", *sorted(set(self.units) - {"CPU", "GPU"})):

@@ -26,6 +26,7 @@ from shoal.engine.local.cancelling import CANCELLED, CMD_CANCEL, CMD_KILL, FORCE
 from shoal.engine.local.deaths import RAW_KEPT, Death, kernel_kills
 from shoal.engine.local.engine import ACTOR_CALL, CREATE_ACTOR, RETRY_TIMEOUT, mourn
 from shoal.engine.local.limits import explain
+from shoal.engine.local.memory_monitor import MemoryMonitor
 from shoal.engine.local.output import end_output, finish_line, send
 
 if TYPE_CHECKING:  # imported when the workers are forked
@@ -100,6 +101,7 @@ class Supervisor:
         self.idle_since: float | None = None
         self.refused_since: float | None = None  # since when no worker could be forked
         self.ending = False
+        self.monitor = MemoryMonitor(self.config["memory_usage_threshold"], self._say)
         self.overdue: dict[int, float] = {}  # tasks that were interrupted because their time is over: when that has to do
         self.kernel_kills = kernel_kills()
         self.terminated = False
@@ -177,7 +179,9 @@ class Supervisor:
                 continue
             if bits & CMD_CANCEL:
                 _signal(child, signal.SIGINT)
-        waits = [self._grow(), self._shrink(), self._trim(), self._end_late(), self.door.look() if self.door is not None else None]
+        door = self.door.look() if self.door is not None else None
+        monitor = self.monitor.look(self.children.values())
+        waits = [self._grow(), self._shrink(), self._trim(), self._end_late(), monitor, door]
         return min((w for w in waits if w is not None), default=None)
 
     def _kill(self, child: Child) -> bool:
@@ -249,7 +253,7 @@ class Supervisor:
         try:
             for _ in range(n):
                 self.fork_worker()
-        except exceptions.LimitError:
+        except (exceptions.LimitError, exceptions.ObjectStoreFullError):
             return False
         except OSError as error:
             why = str(explain(error, "start another worker process"))
@@ -379,6 +383,10 @@ class Supervisor:
         if self.config["log_to_driver"]:
             send(self.output, stream, child.pid, _core.slot_info(child.slot)[4], data)
 
+    def _say(self, child: Any, text: str) -> None:
+        """Print for the driver, in the name of a worker."""
+        send(self.output, 2, child.pid, _core.slot_info(child.slot)[4], text.encode())
+
     def _forward_last(self, child: Child) -> None:
         """The same once it is dead. A pipe that still is open then is held by a process that it left behind."""
         for stream in (1, 2):
@@ -408,6 +416,8 @@ class Supervisor:
         os.close(child.pidfd)
         self._forward_last(child)
         del self.children[slot]
+        if self.monitor.verdict(child.pid):
+            child.why = "was ended for lack of memory"
         kills = kernel_kills() if code == -signal.SIGKILL else self.kernel_kills
         death = Death(slot, child.pid, code, child.why, child.raw, child.raw_of, kills > self.kernel_kills)
         self.kernel_kills = kills
@@ -434,6 +444,7 @@ class Supervisor:
             error = exceptions.ActorDiedError(f"it was never started: the process that was about to {death.reason}")
             mourn(unborn, _core.put_error(error), error)
             _core.actor_drop_life(unborn)
+        self.monitor.buried(death.pid)
         _core.free_slot(slot)
 
     def _orphan(self, task: int, info: _core.TaskInfo, label: str, death: Death) -> None:
@@ -458,7 +469,7 @@ class Supervisor:
             if not info["streamed"] and _core.retry(task):
                 _core.requeue(task)
                 return
-            error = death.crashed(label or "the task", info["id"], info["attempt"])
+            error = self.monitor.verdict(death.pid) or death.crashed(label or "the task", info["id"], info["attempt"])
         _core.fail(task, error, True)
 
     def _orphan_cancelled(self, task: int, info: _core.TaskInfo, label: str, death: Death) -> None:
