@@ -13,6 +13,7 @@ from other_process import Peer
 import shoal
 from conftest import until
 from shoal.engine.local import places
+from shoal.engine.local.detached import stop_session
 
 
 @pytest.fixture
@@ -25,7 +26,11 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     assert places.homes() == [f"{folder}/shoal-{os.geteuid()}"]  # nobody else's sessions are there
     yield folder
     shoal.shutdown()
-    until(lambda: not list(folder.iterdir()))
+    try:
+        until(lambda: not list(folder.iterdir()))
+    finally:
+        for place in places.sessions():  # detached ones of a test that failed
+            stop_session(place)
 
 
 @pytest.fixture
