@@ -363,3 +363,21 @@ def test_order_is_kept_over_a_death():
     refs = [log.add.remote(i) for i in range(20)]
     assert shoal.get(refs[-1]) == list(range(10, 20))
     assert shoal.get(refs[9]) == list(range(10))
+
+
+def test_a_stream_of_an_actor_that_dies_does_not_begin_anew():
+    """What was read would come twice."""
+
+    @shoal.remote(max_restarts=-1, max_task_retries=-1, num_cpus=0)
+    class Streams:
+        def numbers(self):
+            yield from range(3)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    items = Streams.remote().numbers.remote()
+    taken = []
+    with pytest.raises(shoal.exceptions.ActorDiedError):
+        for item in items:
+            taken.append(shoal.get(item, timeout=30))
+            assert len(taken) < 10
+    assert taken == [0, 1, 2]

@@ -61,7 +61,10 @@ class Walk:
     def clear(self) -> None:
         """After a failure: nobody is left of the session."""
         for pid in hosts.processes(self.token):
-            os.kill(pid, signal.SIGKILL)
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
         if self.driver is not None:
             pid, answers, orders = self.driver
             os.waitpid(pid, 0)

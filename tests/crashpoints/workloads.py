@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -343,6 +344,8 @@ def _signal(pid: int, number: int) -> None:
     try:
         if pid:
             os.kill(pid, number)
+        if pid and number == signal.SIGSTOP:  # nobody may stay stopped, also if we die now
+            subprocess.Popen(["sh", "-c", f"sleep 1; kill -CONT {pid}"], start_new_session=True, stderr=subprocess.DEVNULL)
     except ProcessLookupError:
         pass
 

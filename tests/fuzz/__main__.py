@@ -17,6 +17,7 @@ from tests.fuzz.targets import TARGETS
 
 ALL = {t.__name__: t for t in [api, *TARGETS]}
 TURN_S = 20.0  # a target's process lives for so long, then begins anew with the next seed
+MOST_MEMORY = 3 << 30
 HANG_S = 90.0  # beyond its time
 SHARES = {
     "api": 5,
@@ -34,7 +35,9 @@ SHARES = {
 def one(name: str, seed: int, seconds: float, notebook: str) -> int:
     """In a process of its own: a target for some time."""
     import faulthandler
+    import resource
 
+    resource.setrlimit(resource.RLIMIT_DATA, (MOST_MEMORY, MOST_MEMORY))  # some inputs ask for all there is
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1)
     with open(notebook, "r+b", buffering=0) as file:

@@ -32,6 +32,15 @@ def _interrupt(_number: int, _frame: Any) -> None:
     raise Interrupted
 
 
+def _disarm() -> None:
+    while True:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            return
+        except Interrupted:
+            pass
+
+
 class Nasty:
     """Raises wherever it is touched."""
 
@@ -263,6 +272,7 @@ def api(rng: random.Random, deadline: float, note: Callable[[object], None]) -> 
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             for _ in range(50):
                 name = "?"
+                raised: BaseException | None = None
                 try:
                     signal.setitimer(signal.ITIMER_REAL, PATIENCE_S, 0.05)
                     name, f = things.target(rng)
@@ -272,14 +282,11 @@ def api(rng: random.Random, deadline: float, note: Callable[[object], None]) -> 
                     if hasattr(result, "close") and inspect.isawaitable(result):
                         result.close()
                 except BaseException as error:
-                    if not allowed(error):
-                        signal.setitimer(signal.ITIMER_REAL, 0)
-                        raise AssertionError(f"{name} raised {type(error).__name__}: {error}") from error
-                finally:
-                    try:
-                        signal.setitimer(signal.ITIMER_REAL, 0)
-                    except Interrupted:
-                        signal.setitimer(signal.ITIMER_REAL, 0)
+                    raised = error
+                _disarm()
+                if raised is not None and not allowed(raised):
+                    raise AssertionError(f"{name} raised {type(raised).__name__}: {raised}") from raised
+                raised = None
                 f = args = kwargs = result = None  # type: ignore[assignment]
                 tried += 1
         gc.collect()

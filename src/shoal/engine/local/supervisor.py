@@ -462,7 +462,7 @@ class Supervisor:
         if info["kind"] == ACTOR_CALL:
             held = _core.actor_hold(info["actor"])
             actor = _core.actor_info(info["actor"]) if held else None
-            if actor and actor["restarts"] != 0 and actor["closing"] != 2 and _core.retry(task):
+            if actor and actor["restarts"] != 0 and actor["closing"] != 2 and not info["streamed"] and _core.retry(task):
                 _core.requeue(task)
                 return
             who, why = (actor["name"], _actor_reason(actor, death)) if actor else ("", None)
