@@ -338,7 +338,7 @@ def slices(rng: random.Random, scale: int) -> int:
 
 @shoal.remote(max_retries=-1)
 def in_turn(semaphore: Any, counter: Any, event: Any, n: int) -> int:
-    event.wait(timeout=60)
+    event.wait(timeout=5)
     for _ in range(n):
         with semaphore:
             counter.add(1)
