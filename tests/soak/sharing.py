@@ -169,7 +169,7 @@ def consume(queue: Any, refs: list[Any], consumer: int, batch: int) -> int:
     state["lives"][4 + consumer] += 1
     seen = state["seen"]
     while True:
-        for item in queue.get_batch(batch, timeout=120):
+        for item in queue.get_batch(batch, timeout=20):  # of one who died nobody else puts anything
             if item is None:
                 queue.put(None)
                 return 0
