@@ -40,6 +40,7 @@ class Soak:
         self.done: Counter[str] = Counter()
         self.ends: list[float] = []
         self.epochs = 0
+        self.begun = 0.0
         self.memory = [0, 0]
 
     def round(self, number: int) -> str:
@@ -53,6 +54,7 @@ class Soak:
         command = [sys.executable, "-m", "tests.soak.driver", "--seed", str(rng.randrange(1 << 31)), "--only", options.only]
         command += ["--epochs", str(options.epochs), "--scale", str(rng.choice([1, 5, 20])), "--width", str(options.width)]
         log = open(f"{options.logs}/round-{number}.log", "w+")  # noqa: SIM115 (closed below)
+        self.begun = time.monotonic()
         driver = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, TOKEN: token})
         end = time.monotonic() + ROUND_S
         strike = time.monotonic() + rng.choice([0.1, 1, 1 if options.ends else 10]) * (0.2 + rng.random()) if forced else None
@@ -103,6 +105,10 @@ class Soak:
                 return f"{GONE_S + 5} s after the {which}'s death there still are {of_the_round(token)}"
             time.sleep(0.005)
         self.ends.append(time.monotonic() - started)
+        if self.ends[-1] > GONE_S:
+            print(
+                f"soak: {self.ends[-1]:.2f} s after the death of the {which}, {time.monotonic() - self.begun:.2f} s after its start"
+            )
         self.deaths[f"{which} killed"] += 1
         if which == "supervisor":
             try:

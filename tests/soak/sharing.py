@@ -169,7 +169,7 @@ def consume(queue: Any, refs: list[Any], consumer: int, batch: int) -> int:
     state["lives"][4 + consumer] += 1
     seen = state["seen"]
     while True:
-        for item in queue.get_batch(batch, timeout=120):
+        for item in queue.get_batch(batch, timeout=20):  # of one who died nobody else puts anything
             if item is None:
                 queue.put(None)
                 return 0
@@ -338,7 +338,7 @@ def slices(rng: random.Random, scale: int) -> int:
 
 @shoal.remote(max_retries=-1)
 def in_turn(semaphore: Any, counter: Any, event: Any, n: int) -> int:
-    event.wait(timeout=60)
+    event.wait(timeout=5)
     for _ in range(n):
         with semaphore:
             counter.add(1)

@@ -155,12 +155,16 @@ class GuestSession:
         try:
             fields = {"versions": wire.versions(), "token": None if token is None else check_token(token)}
             kind, said, descriptors = ask(connection, path, wire.JOIN, fields)
-            memfd, eventfd, *rest = descriptors if kind == wire.WELCOME and len(descriptors) in (2, 3) else (-1, -1)
-            if memfd < 0:
+            slot: Any = said.get("slot")
+            sensible = type(slot) is int and 1 < slot < _core.MAX_PROCESSES and len(descriptors) in (2, 3)
+            if kind != wire.WELCOME or not sensible:
+                for fd in descriptors:
+                    os.close(fd)
                 raise SessionError(f"the session at {path} answered with nonsense")
+            memfd, eventfd, *rest = descriptors
             hooks.install(None)
             try:
-                _core.attach(memfd, eventfd, said["slot"], _core.GUEST)
+                _core.attach(memfd, eventfd, slot, _core.GUEST)
             except BaseException:
                 for fd in rest:
                     os.close(fd)
