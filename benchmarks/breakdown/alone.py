@@ -161,7 +161,7 @@ class Alone:
         handle = _core.task_info(task)["actor"]
         _core.actor_alive(handle, task, False)
         _core.finish_silent(task)
-        self.host = Host(self.worker, handle, "Small", Small(), Small, args[0])
+        self.host = Host(self.worker, handle, "Small", Small(), Small, args[0], False)
         return actor
 
 
