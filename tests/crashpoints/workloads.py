@@ -529,7 +529,7 @@ def dicts(rng: random.Random, scale: int) -> int:
             gone = rng.choice(list(expected))
             assert d.pop(gone) == expected.pop(gone)
         if rng.random() < 0.1 and expected:
-            d.setdefault(key, 0)
+            assert d.setdefault(key, 0) == expected.setdefault(key, 0)
     assert dict(d.items()) == expected
     while len(expected) > 20:
         last = rng.random() < 0.5
