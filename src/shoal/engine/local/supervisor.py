@@ -502,7 +502,8 @@ class Supervisor:
         wanted = state["closing"] == 0 or (state["closing"] == 1 and state["waiting"])  # calls of handles that are gone
         if not wanted or state["restarts"] == 0:
             return False
-        _core.actor_restarting(actor)
+        if not _core.actor_restarting(actor):
+            return False
         _core.retry(task)
         _core.requeue(task)
         return True
