@@ -559,7 +559,7 @@ struct alignas(64) Actor {
   u32 shape;
   u32 life;                  // references of the actor to itself until it is dead: 1, a detached one 2. Changed with `contained`
   u32 submitted;             // 1: its creation is on its way; else its maker's death leaves it unborn, see sweep()
-  std::atomic<u32> kill;     // [word] 1: its present process is to be killed, the actor may start again
+  std::atomic<u32> kill;     // [word] 1: its present process is to be killed and takes no call any more; the actor may start again
   Handle saved;              // [lock] what its class's __shoal_save__ gave last, one `contained`; only its host changes it
   char name[MAX_NAME];       // class name, for people
 };

@@ -13,8 +13,8 @@ from shoal.exceptions import TaskCancelledError
 @shoal.remote(num_cpus=0)
 def hold(folder, name, value=None):
     """Runs until the file `go` is there, or it is interrupted."""
-    (folder / name).touch()
     try:
+        (folder / name).touch()
         until((folder / "go").exists, 60)
     except KeyboardInterrupt:
         (folder / f"{name} interrupted").touch()
