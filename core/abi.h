@@ -460,6 +460,7 @@ enum TaskFlags : u16 { TASK_STREAMING = 1, TASK_DYNAMIC = 2, TASK_CANCELLED = 4,
                        TASK_TIMED_OUT = 128,
                        TASK_FORCED = 256,     // by the end of its process
                        TASK_RECURSIVE = 512,  // and those that it has submitted with it
+                       TASK_INTERRUPT = 4096,  // it has still to be interrupted; its process takes this mark away as it does so
                        // Set with Actor::saved: its effect is in there and its returns are complete, if not sealed yet.
                        TASK_SAVED = 1024,
                        TASK_SAVED_FAILED = 2048 };  // ... they hold an exception

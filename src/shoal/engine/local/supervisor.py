@@ -203,13 +203,13 @@ class Supervisor:
         late, wait = _core.late()
         now = time.monotonic()
         for handle in late:
-            slot = _core.mark_running(handle, TIMED_OUT | RECURSIVE)
+            slot = _core.mark_running(handle, TIMED_OUT | RECURSIVE, False)
             if slot in self.children:
                 _signal(self.children[slot], signal.SIGINT)
                 self.overdue[handle] = now + TIMEOUT_GRACE_S
         for handle in [handle for handle, end in self.overdue.items() if end <= now]:
             del self.overdue[handle]
-            slot = _core.mark_running(handle, FORCED)
+            slot = _core.mark_running(handle, FORCED, False)
             if slot in self.children:
                 self._kill(self.children[slot])
         waits = [end - now for end in self.overdue.values()]
