@@ -101,8 +101,8 @@ def test_grandchildren_too_and_the_finished_are_left_alone(tmp_path):
 def test_what_the_clean_up_submits_is_not_cancelled(tmp_path):
     @shoal.remote(num_cpus=0)
     def task(folder, out):
-        (folder / "started").touch()
         try:
+            (folder / "started").touch()  # in here: the interrupt may come with the next instruction
             until((folder / "never").exists, 60)
         finally:
             out.put([hold.remote(folder.parent / "clean", "up", "cleaned")])
