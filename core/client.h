@@ -337,7 +337,8 @@ struct Client {
   // cancel.cpp
   bool cancel_queued(Handle h, Task** out);    // true: *out is ours to fail
   Task* cancel_creation(Handle actor);
-  int mark_running(Handle h, u16 flags);
+  int mark_running(Handle h, u16 flags, bool again);
+  bool take_interrupt(Task* t);
   void clear_marks(Task* t);
   std::vector<Handle> descendants(u64 id, u64 last);
   void start_clock(Task* t);

@@ -141,7 +141,7 @@ class Soak:
         print(f"soak: seed {options.seed}, {options.seconds:g} s, {options.only or 'all activities'}", flush=True)
         number, failures = options.round or 0, 0
         memory = shared_memory()
-        while time.monotonic() < end if not options.ends else number < options.ends:
+        while time.monotonic() < end if not options.ends else len(self.ends) < options.ends:
             problem = self.round(number)
             if problem:
                 failures += 1

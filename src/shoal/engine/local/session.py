@@ -34,10 +34,34 @@ if TYPE_CHECKING:
 # Numbers of the descriptors in the supervisor: the lowest, so that a low `ulimit -n` will do
 LISTENER, MEMFD, EVENTFD, OUTPUT, DRIVER, SPILL = 3, 4, 5, 6, 7, 8
 
-_BOOT = (
-    "import sys, json; boot = json.loads(sys.argv.pop()); sys.path[:] = boot['path']; "
-    "from shoal.engine.local.supervisor import main; main(boot)"
-)
+# What the supervisor runs first. Its imports take a fifth of a second, on a busy machine several: until its loop watches the
+# driver, the kernel interrupts it (SIGIO) when nobody reads the output pipe any more. (PR_SET_PDEATHSIG would end it with the
+# thread that called init().) The listening socket stays open meanwhile, so the session's directory is still its own.
+_BOOT = f"""\
+import sys
+sys.path[:] = [folder for folder in sys.path if folder]  # not what happens to lie in the present one
+import fcntl, json, os, select, signal
+boot = json.loads(sys.argv.pop())
+def end_without_driver(*_):
+    pipe = select.poll()
+    pipe.register({OUTPUT}, 0)
+    if pipe.poll(0):
+        try:
+            home, name = boot['place']
+            os.unlink(os.path.join(home, name, 'socket'))
+            os.rmdir(os.path.join(home, name))
+            os.rmdir(home)
+        finally:
+            os._exit(1)
+if boot['driver']:
+    signal.signal(signal.SIGIO, end_without_driver)
+    fcntl.fcntl({OUTPUT}, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl({OUTPUT}, fcntl.F_SETFL, fcntl.fcntl({OUTPUT}, fcntl.F_GETFL) | os.O_ASYNC)
+    end_without_driver()
+sys.path[:] = boot['path']
+from shoal.engine.local.supervisor import main
+main(boot)
+"""
 
 
 def _visible_gpus() -> int:

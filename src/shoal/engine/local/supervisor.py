@@ -9,6 +9,7 @@ runs one thread, so that a fork of it is a worker that is ready within milliseco
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
 import resource
@@ -123,6 +124,9 @@ class Supervisor:
         import concurrent.futures.thread  # noqa: F401
 
         self.open_door()
+        if self.driver >= 0:  # from here on the loop sees its end
+            fcntl.fcntl(self.output, fcntl.F_SETFL, fcntl.fcntl(self.output, fcntl.F_GETFL) & ~os.O_ASYNC)
+            signal.signal(signal.SIGIO, signal.SIG_DFL)
         next_look: float | None = time.monotonic()
         while not self.ending and not self.terminated:
             due = min((t for t in (next_look, self.spread_at) if t is not None), default=None)
@@ -203,13 +207,13 @@ class Supervisor:
         late, wait = _core.late()
         now = time.monotonic()
         for handle in late:
-            slot = _core.mark_running(handle, TIMED_OUT | RECURSIVE)
+            slot = _core.mark_running(handle, TIMED_OUT | RECURSIVE, False)
             if slot in self.children:
                 _signal(self.children[slot], signal.SIGINT)
                 self.overdue[handle] = now + TIMEOUT_GRACE_S
         for handle in [handle for handle, end in self.overdue.items() if end <= now]:
             del self.overdue[handle]
-            slot = _core.mark_running(handle, FORCED)
+            slot = _core.mark_running(handle, FORCED, False)
             if slot in self.children:
                 self._kill(self.children[slot])
         waits = [end - now for end in self.overdue.values()]
@@ -333,6 +337,7 @@ class Supervisor:
             _core.die_with_parent()
             if os.getppid() != parent:
                 os._exit(1)
+            signal.signal(signal.SIGIO, signal.SIG_DFL)  # the first workers are forked while the supervisor still starts
             _core.become(slot, _core.WORKER)
             for stream, (read_end, write_end) in enumerate(pipes, 1):
                 os.dup2(write_end, stream)
