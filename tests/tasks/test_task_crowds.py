@@ -1,5 +1,6 @@
 """Many at once: tasks in the queue, threads of the driver, tasks that submit, all at the same time."""
 
+import errno
 import os
 import threading
 from collections import Counter
@@ -191,8 +192,16 @@ def test_tasks_that_sleep_spread_over_all_workers_though_there_are_fewer_cores(t
     pids = {present.get(timeout=60) for _ in range(16)}
     assert len(pids) == 16
     assert shoal.get([double.options(num_cpus=0).remote(i) for i in range(3)]) == [0, 2, 4], "and one more is made for these"
-    with open(fifo, "wb"):
-        pass
+
+    def let_go():
+        """All who have opened it; the last of them may only just have said that they are here."""
+        try:
+            os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError as error:
+            assert error.errno == errno.ENXIO  # nobody has it open
+        return not shoal.wait(refs, num_returns=16, timeout=0)[1]
+
+    until(let_go, 60)
     assert shoal.get(refs) == [b""] * 16
 
 
