@@ -210,6 +210,19 @@ def test_gathering(shape):
         _core.ring_gather(array, places, out)
 
 
+@pytest.mark.parametrize("size", [1, 63, 64, 65, 127, 128, 28224])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
+def test_gathering_records_of_any_size_and_number(size, count):
+    """Each record in its row, also where the last has no partner or ends within a cache line, and nothing beside the batch."""
+    array = np.random.default_rng(1).integers(0, 256, (9, size), np.uint8)
+    places = np.random.default_rng(2).integers(0, 9, count)
+    memory = np.full((count + 2) * size, 77, np.uint8)
+    out = memory[size:-size].reshape(count, size)
+    _core.ring_gather(array, places, out)
+    assert (out == array[places]).all()
+    assert (memory[:size] == 77).all() and (memory[-size:] == 77).all()
+
+
 def test_a_batch_that_does_not_fit():
     ring = shoal.Ring(3, FIELDS)
     ring.append(record(1))

@@ -138,7 +138,7 @@ def test_the_clean_up_of_a_child_is_not_interrupted_by_who_finds_it_again(tmp_pa
     def parent(folder, out):
         child = cleans_up.remote(folder)
         out.put([child, shoal.get_runtime_context().get_task_id()])
-        shoal.get(child)
+        until((folder / "go").exists, 60)  # with get(), it would run the child inside
 
     out = shoal.Queue()
     ref = parent.remote(tmp_path, out)

@@ -137,7 +137,7 @@ class Supervisor:
             # Only now, after the eventfd was read and before anything is looked at: whoever rings from here on writes to
             # the eventfd again. (The other way round a ring between the two would be read away and never looked at.)
             rung = _core.supervisor_looks()
-            if _core.stopping():
+            if _core.stopping() or self.ending:
                 break
             now = time.monotonic()
             if self.spread_at is not None or _core.crowd():
@@ -575,11 +575,29 @@ def _signal(child: Child, number: int) -> None:
         pass
 
 
+def leave_terminal() -> None:
+    """The terminal is the driver's. Who reads from it in a background group, or changes its settings (getpass), is stopped with all
+    of the group; without a controlling terminal there is no such signal, and no /dev/tty. Workers inherit that."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError:
+        return
+    import termios
+
+    fcntl.ioctl(terminal, termios.TIOCNOTTY)  # of this process only, since it leads no session
+    os.close(terminal)
+
+
 def main(boot: dict[str, Any]) -> None:
     # Python 3.12 and later warn of forks in a process with threads, which a BLAS may start. They hold no lock that a worker needs,
     # and an error (-W error) would come after the fork.
     warnings.filterwarnings("ignore", ".*use of fork", DeprecationWarning)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # When the driver dies its children's group is orphaned, and the kernel hangs it up if one of them is stopped: not before the
+    # supervisor has cleaned up. (Workers get the default back, and so does what they start.)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
+    leave_terminal()
     if boot["folder"]:
         os.chdir(boot["folder"])
     supervisor = Supervisor(boot)

@@ -360,6 +360,7 @@ def main(config: dict[str, Any], output: int) -> None:
     worker.engine.process_facts = {"mode": "worker"}
     signal.signal(signal.SIGINT, worker.interrupted)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     faulthandler.enable(file=2)
     sys.stdout, sys.stderr = worker.streams
     gc.enable()
