@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # imported when the workers are forked
 _FREE, _STARTING, _ALIVE, _DEAD = range(4)  # SlotState in core/abi.h
 _CMD_EXIT = 1
 GROW_AGAIN_S = 0.002  # between two looks while there is work and nobody idle
+COMING_S = 0.05  # workers that are on their way to look for a task are waited for so long (LATE_NS in core/wait.cpp)
 CROWD = 4  # from so many workers per CPU on, another one is forked only every CROWD_PAUSE_S
 CROWD_PAUSE_S = 0.05
 SPREAD_S = 0.001  # between two looks at tasks that wait although workers sleep
@@ -237,10 +238,10 @@ class Supervisor:
                 starting += 1
             if role != _core.ACTOR:
                 workers += 1
-        could_run, idle = _core.demand()
-        missing = max(could_run - idle, self.cpus - workers) - starting
+        could_run, idle, coming = _core.demand()
+        missing = max(could_run - idle - coming, self.cpus - workers) - starting
         if missing <= 0:
-            return GROW_AGAIN_S if starting else None
+            return GROW_AGAIN_S if starting else COMING_S if could_run > idle else None
         now = time.monotonic()
         if workers >= CROWD * self.cpus + 8:  # many already, all busy: tasks that demand no CPU, probably
             if now < self.next_growth:
