@@ -29,6 +29,8 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 PACKAGE := $(STAMPS)/package-hooks-$(TEST_HOOKS)
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+# Most of what the large packages bring is never imported; Python compiles what is.
+INSTALL := $(PIP) install --no-compile
 CMAKE := $(shell command -v cmake || echo $(BIN)/cmake)
 
 # Directories are listed too: their time changes when a file is removed. What an import or an editor leaves is not.
@@ -149,16 +151,16 @@ $(STAMPS)/venv:
 $(STAMPS)/tools: pyproject.toml | $(STAMPS)/venv
 	@echo 'setup: installing build tools'
 	@$(REQUIREMENTS) build > $@.txt
-	@$(PIP) install -r $@.txt
+	@$(INSTALL) -r $@.txt
 	@$(BIN)/python -c 'from scikit_build_core.build import get_requires_for_build_wheel as needed; \
 		print(*needed(), sep="\n")' > $@.txt
-	@$(PIP) install -r $@.txt
+	@$(INSTALL) -r $@.txt
 	@touch $@
 
 $(STAMPS)/run $(STAMPS)/test $(STAMPS)/demo $(STAMPS)/dev $(STAMPS)/bench: $(STAMPS)/%: pyproject.toml | $(STAMPS)/venv
 	@echo 'setup: installing requirements ($*)'
 	@$(REQUIREMENTS) $* > $@.txt
-	@$(PIP) install -r $@.txt
+	@$(INSTALL) -r $@.txt
 	@touch $@
 
 # Not editable: an editable install hooks the import system, and import time is something users see. The build

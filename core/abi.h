@@ -464,6 +464,7 @@ enum TaskFlags : u16 { TASK_STREAMING = 1, TASK_DYNAMIC = 2, TASK_CANCELLED = 4,
                        TASK_TIMED_OUT = 128,
                        TASK_FORCED = 256,     // by the end of its process
                        TASK_RECURSIVE = 512,  // and those that it has submitted with it
+                       TASK_INTERRUPT = 4096,  // it has still to be interrupted; its process takes this mark away as it does so
                        // Set with Actor::saved: its effect is in there and its returns are complete, if not sealed yet.
                        TASK_SAVED = 1024,
                        TASK_SAVED_FAILED = 2048 };  // ... they hold an exception
@@ -563,7 +564,7 @@ struct alignas(64) Actor {
   u32 shape;
   u32 life;                  // references of the actor to itself until it is dead: 1, a detached one 2. Changed with `contained`
   u32 submitted;             // 1: its creation is on its way; else its maker's death leaves it unborn, see sweep()
-  std::atomic<u32> kill;     // [word] 1: its present process is to be killed, the actor may start again
+  std::atomic<u32> kill;     // [word] 1: its present process is to be killed and takes no call any more; the actor may start again
   Handle saved;              // [lock] what its class's __shoal_save__ gave last, one `contained`; only its host changes it
   char name[MAX_NAME];       // class name, for people
 };

@@ -99,6 +99,13 @@ Task* Client::take_mail_any(Handle handle, bool also_unready) {
   if (!a->count.load(std::memory_order_acquire)) return nullptr;
   Tx tx(*this);
   tx.lock(a->lock);
+  // What is mailed after a kill() is for the process that comes after. We say so once more ourselves: who wanted it may have
+  // died before it could tell the supervisor.
+  if (!also_unready && a->kill.load(std::memory_order_relaxed)) {
+    me->command.fetch_or(CMD_KILL);
+    ring_supervisor();
+    return nullptr;
+  }
   Task* t = nullptr;
   if (a->unready.load(std::memory_order_relaxed) == 0 || also_unready) {
     if (a->head) t = at<Task>(a->head);

@@ -359,12 +359,10 @@ nb::tuple shape(const std::vector<std::pair<std::string, i64>>& demand) {
   return nb::make_tuple(id, feasible);
 }
 
-// How many queued tasks could run now, as far as resources go, and how many workers are looking for one.
+// How many queued tasks could run now, as far as resources go, how many workers are looking for one, and how many will soon.
 nb::tuple demand() {
-  Scheduler& s = C.h->sched;
-  u32 idle = 0;
-  for (u32 w = 0; w < MAX_PROCESSES / 64; w++) idle += u32(__builtin_popcountll(s.idle[w].load() | s.spinning[w].load()));
-  return nb::make_tuple(C.could_run(), idle);
+  auto [idle, coming] = C.looking();
+  return nb::make_tuple(C.could_run(), idle, coming);
 }
 
 u64 ref_handle(nb::handle ref) {

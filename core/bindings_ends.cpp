@@ -38,11 +38,11 @@ PyObject* cancel_queued(PyObject*, PyObject* arg) {
   return PyLong_FromUnsignedLongLong(C.offset(t));
 }
 
-// mark_running(handle, TaskFlags) -> the slot of the process that runs it | -1: it does not run (any more)
+// mark_running(handle, TaskFlags, again) -> the slot of the process that runs it | -1: there is nothing to interrupt
 PyObject* mark_running(PyObject*, PyObject* const* args, Py_ssize_t n) {
-  u64 v[2];
+  u64 v[3];
   if (!numbers("mark_running", args, n, v) || !usable()) return nullptr;
-  return guarded([&] { return PyLong_FromLong(C.mark_running(v[0], u16(v[1]))); }, nullptr);
+  return guarded([&] { return PyLong_FromLong(C.mark_running(v[0], u16(v[1]), v[2])); }, nullptr);
 }
 
 // task_cancelled(task) -> the marks that say so, 0: none. 0 too once it is over: its record is another's by then
@@ -53,6 +53,17 @@ PyObject* task_cancelled(PyObject*, PyObject* arg) {
   for (Offset o = C.me->running; o; o = C.at<Task>(o)->qnext)
     if (o == task) marks = C.at<Task>(o)->flags & (TASK_CANCELLED | TASK_TIMED_OUT | TASK_RECURSIVE | TASK_FORCED);
   return PyLong_FromUnsignedLong(marks & (TASK_CANCELLED | TASK_TIMED_OUT) ? marks : 0);
+}
+
+// take_interrupt(task) -> is it to be interrupted now? True once for each time that somebody wants it, and only while it runs here
+PyObject* take_interrupt(PyObject*, PyObject* arg) {
+  u64 task;
+  if (!number(arg, &task)) return nullptr;
+  bool due = false;
+  for (Offset o = C.me->running; o && !due; o = C.at<Task>(o)->qnext)
+    if (o == task && C.at<Task>(o)->flags & TASK_INTERRUPT && !guarded([&] { return due = C.take_interrupt(C.at<Task>(o)), true; }, false))
+      return nullptr;
+  return PyBool_FromLong(due);
 }
 
 // live_task(task) -> its id if this process (still) runs it, else 0
@@ -258,6 +269,7 @@ PyMethodDef functions[] = {
     {"cancel_queued", cancel_queued, METH_O, nullptr},
     {"mark_running", (PyCFunction)(void*)mark_running, METH_FASTCALL, nullptr},
     {"task_cancelled", task_cancelled, METH_O, nullptr},
+    {"take_interrupt", take_interrupt, METH_O, nullptr},
     {"clear_marks", clear_marks, METH_O, nullptr},
     {"live_task", live_task, METH_O, nullptr},
     {"descendants", (PyCFunction)(void*)descendants, METH_FASTCALL, nullptr},

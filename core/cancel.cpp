@@ -66,8 +66,10 @@ Task* Client::cancel_creation(Handle handle) {
   return nullptr;
 }
 
-// Marks the task that makes `handle`, if it runs. Its slot, or -1.
-int Client::mark_running(Handle handle, u16 flags) {
+// Marks the task that makes `handle`, if it runs. Its slot, or -1: there is nothing to interrupt. What ends with another task
+// may be found by several who look for it, and its clean-up is not to be interrupted: only who asks for this very task
+// does so `again`.
+int Client::mark_running(Handle handle, u16 flags, bool again) {
   if (!valid(handle)) return -1;
   Entry& e = entry(handle);
   Tx tx(*this);
@@ -77,17 +79,30 @@ int Client::mark_running(Handle handle, u16 flags) {
   tx.lock(t->lock);
   if (t->state.load() != TASK_RUNNING) return -1;
   if (t->kind == TASK_ACTOR_CALL) flags &= u16(~TASK_FORCED);  // that would end the actor
-  tx.set(t->flags, u16(t->flags | flags));
+  bool interrupt = again || flags & ~t->flags & (TASK_CANCELLED | TASK_TIMED_OUT | TASK_FORCED);
+  tx.set(t->flags, u16(t->flags | flags | (interrupt ? TASK_INTERRUPT : 0)));
   int s = int(t->runner) - 1;
+  // Before the commit: if we die after it, the supervisor finds the command when it buries us; a signal without a mark does nothing.
+  if (flags & TASK_CANCELLED && interrupt) slots[s].command.fetch_or(CMD_CANCEL | (flags & TASK_FORCED ? CMD_KILL : 0));
   tx.commit();
-  return s;
+  return interrupt ? s : -1;
+}
+
+// Of a task that we run: is it to be interrupted now? Each mark interrupts it once.
+bool Client::take_interrupt(Task* t) {
+  Tx tx(*this);
+  tx.lock(t->lock);
+  if (!(t->flags & TASK_INTERRUPT)) return false;
+  tx.set(t->flags, u16(t->flags & ~TASK_INTERRUPT));
+  tx.commit();
+  return true;
 }
 
 // The marks of a run are not those of the next one. Ours alone to set until it is queued, but for those who mark it.
 void Client::clear_marks(Task* t) {
   Tx tx(*this);
   tx.lock(t->lock);
-  tx.set(t->flags, u16(t->flags & ~(TASK_TIMED_OUT | TASK_FORCED | TASK_RECURSIVE)));
+  tx.set(t->flags, u16(t->flags & ~(TASK_TIMED_OUT | TASK_FORCED | TASK_RECURSIVE | TASK_INTERRUPT)));
   tx.commit();
 }
 

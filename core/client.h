@@ -288,6 +288,15 @@ struct Client {
   u64 cpu_before = 0;                          // ... what was used when it was asked last
   i64 slept_before = -1;
   bool slow_look = false;                      // supervisor: of spread()
+  struct Looking {
+    u32 idle, coming;
+  };
+  Looking looking();                           // supervisor: workers that look for a task, or will in a moment
+  struct OnTheWay {
+    u64 since;
+    u32 served;
+  };
+  std::vector<OnTheWay> on_the_way;            // ... by slot
   bool crowded(u32 limit) const;                        // as many workers are awake as there are cores
   u32 wake_idle(u32 most);                     // workers asleep; returns how many
   i64 spread(i64 last, double ms);             // supervisor: a look at the crowd, see wait.cpp
@@ -335,7 +344,8 @@ struct Client {
   // cancel.cpp
   bool cancel_queued(Handle h, Task** out);    // true: *out is ours to fail
   Task* cancel_creation(Handle actor);
-  int mark_running(Handle h, u16 flags);
+  int mark_running(Handle h, u16 flags, bool again);
+  bool take_interrupt(Task* t);
   void clear_marks(Task* t);
   std::vector<Handle> descendants(u64 id, u64 last);
   void start_clock(Task* t);

@@ -344,7 +344,8 @@ def _make_remote(target: Any, options: dict[str, Any]) -> Any:
 def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
     """End an actor at once, with SIGKILL; its waiting and later calls get ActorDiedError.
 
-    no_restart=False lets it start again if its max_restarts allow. Raises TypeError for what is no actor handle.
+    no_restart=False lets it start again if its max_restarts allow; calls made after it run in the new process only.
+    Raises TypeError for what is no actor handle.
     """
     if not isinstance(actor, ActorHandle):
         raise TypeError(f"kill() takes an actor handle, not {actor!r}; for tasks use cancel(ref)")

@@ -221,6 +221,42 @@ def test_kill_is_final_unless_it_says_otherwise():
     assert shoal.get(lives[0])[0] == 2
 
 
+class Where:
+    def where(self):
+        return os.getpid()
+
+
+class WhereAsync:
+    async def where(self):
+        return os.getpid()
+
+
+KINDS = [(Where, 1), (Where, 3), (WhereAsync, 3)]
+
+
+@pytest.mark.parametrize("kind, concurrency", KINDS)
+def test_what_is_called_after_a_kill_runs_in_the_next_process(kind, concurrency):
+    actor = shoal.remote(kind).options(max_restarts=1, max_task_retries=1, max_concurrency=concurrency).remote()
+    first = shoal.get(actor.where.remote())
+    supervisor = next(p["pid"] for p in _core.processes() if p["role"] == _core.SUPERVISOR)
+    os.kill(supervisor, signal.SIGSTOP)  # it is slow to kill
+    try:
+        shoal.kill(actor, no_restart=False)
+        ref = actor.where.remote()
+        assert shoal.wait([ref], timeout=0.2) == ([], [ref])
+    finally:
+        os.kill(supervisor, signal.SIGCONT)
+    assert shoal.get(ref, timeout=20) != first
+
+
+@pytest.mark.parametrize("kind, concurrency", KINDS)
+def test_a_kill_whose_caller_dies_half_way_is_carried_out(kind, concurrency):
+    actor = shoal.remote(kind).options(max_restarts=1, max_task_retries=1, max_concurrency=concurrency).remote()
+    first = shoal.get(actor.where.remote())
+    _core.actor_kill(actor._ref._handle)  # and the supervisor has not been told
+    assert shoal.get(actor.where.remote(), timeout=20) != first
+
+
 def test_leaving_is_final():
     lives = counter()
     phoenix = Phoenix.options(max_restarts=-1).remote(lives)

@@ -12,6 +12,6 @@
 
 First every workload is done once by every kind of process, nobody dies, and the board shows who passes which mark how
 often. Then each workload is done again for each mark and kind, and the process dies at one of its passages of it. Afterwards
-the results must be right, the arena whole, and nothing left of the dead. It is an error if at some mark in the source nobody died and
+the results must be right, the arena whole, and nothing left of the dead. It is an error if at a mark in the source nobody died and
 excluded.txt does not say why, or says so wrongly. What is done is noted in build/crashpoints.jsonl, and `--resume` goes on with it.
 """

@@ -7,14 +7,15 @@ import pytest
 
 import shoal
 from conftest import until
+from shoal.engine.local.cancelling import end_children
 from shoal.exceptions import TaskCancelledError
 
 
 @shoal.remote(num_cpus=0)
 def hold(folder, name, value=None):
     """Runs until the file `go` is there, or it is interrupted."""
-    (folder / name).touch()
     try:
+        (folder / name).touch()
         until((folder / "go").exists, 60)
     except KeyboardInterrupt:
         (folder / f"{name} interrupted").touch()
@@ -101,8 +102,8 @@ def test_grandchildren_too_and_the_finished_are_left_alone(tmp_path):
 def test_what_the_clean_up_submits_is_not_cancelled(tmp_path):
     @shoal.remote(num_cpus=0)
     def task(folder, out):
-        (folder / "started").touch()
         try:
+            (folder / "started").touch()
             until((folder / "never").exists, 60)
         finally:
             out.put([hold.remote(folder.parent / "clean", "up", "cleaned")])
@@ -116,6 +117,77 @@ def test_what_the_clean_up_submits_is_not_cancelled(tmp_path):
     shoal.cancel(ref)
     assert cancelled(ref)
     assert shoal.get(out.get(timeout=20)[0]) == "cleaned"
+
+
+@shoal.remote(num_cpus=0)
+def cleans_up(folder):
+    try:
+        (folder / "running").touch()
+        until((folder / "go").exists, 60)
+    except KeyboardInterrupt:
+        (folder / "cleaning").touch()
+        until((folder / "clean").exists, 60)
+        (folder / "cleaned").touch()
+        raise
+
+
+def test_the_clean_up_of_a_child_is_not_interrupted_by_who_finds_it_again(tmp_path):
+    """The one that cancels and the one that ends the parent both look for its children, and so does an ancestor's."""
+
+    @shoal.remote(num_cpus=0)
+    def parent(folder, out):
+        child = cleans_up.remote(folder)
+        out.put([child, shoal.get_runtime_context().get_task_id()])
+        until((folder / "go").exists, 60)  # with get(), it would run the child inside
+
+    out = shoal.Queue()
+    ref = parent.remote(tmp_path, out)
+    child, parent_id = out.get(timeout=20)
+    until((tmp_path / "running").exists)
+    shoal.cancel(ref)
+    assert cancelled(ref)
+    until((tmp_path / "cleaning").exists)
+    for _ in range(100):
+        end_children(int(parent_id, 16), False)
+    (tmp_path / "clean").touch()
+    assert cancelled(child)
+    assert (tmp_path / "cleaned").exists()
+
+
+def test_who_cancels_the_same_task_again_interrupts_it_again(tmp_path):
+    ref = cleans_up.remote(tmp_path)
+    until((tmp_path / "running").exists)
+    shoal.cancel(ref)
+    until((tmp_path / "cleaning").exists)
+    shoal.cancel(ref)
+    assert cancelled(ref)
+    assert not (tmp_path / "cleaned").exists()
+
+
+def test_the_clean_up_of_a_call_is_not_interrupted_when_another_is_cancelled(tmp_path):
+    @shoal.remote
+    class Loop:
+        async def work(self, folder, name):
+            import asyncio
+
+            try:
+                (folder / name).touch()
+                await asyncio.Event().wait()
+            finally:
+                (folder / f"{name} cleaning").touch()
+                while not (folder / "clean").exists():
+                    await asyncio.sleep(0.001)
+                (folder / f"{name} cleaned").touch()
+
+    loop = Loop.remote()
+    first, second = loop.work.remote(tmp_path, "first"), loop.work.remote(tmp_path, "second")
+    for name, ref in (("first", first), ("second", second)):
+        until((tmp_path / name).exists)
+        shoal.cancel(ref)
+        until((tmp_path / f"{name} cleaning").exists)
+    (tmp_path / "clean").touch()
+    assert cancelled(first) and cancelled(second)
+    assert (tmp_path / "first cleaned").exists() and (tmp_path / "second cleaned").exists()
 
 
 def test_a_parent_that_waits_for_its_child_and_one_that_goes_on_submitting(tmp_path):

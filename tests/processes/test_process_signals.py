@@ -195,6 +195,23 @@ with tempfile.TemporaryDirectory() as folder:
     assert run(code)[::2] == (0, "")
 
 
+def test_no_signal_is_ignored_by_what_a_worker_starts():
+    """The supervisor ignores SIGHUP, Python itself SIGPIPE and SIGXFSZ, until it starts another program."""
+    code = (
+        START
+        + """
+import subprocess
+@shoal.remote
+def masks():
+    lines = subprocess.check_output(["cat", "/proc/self/status"], text=True).splitlines()
+    sets = [int(line.split()[1], 16) for line in lines if line.startswith(("SigBlk", "SigIgn"))]
+    return [bits & 0x7FFFFFFF for bits in sets]  # 32 and 33 are the C library's
+assert shoal.get(masks.remote()) == [0, 0]
+"""
+    )
+    assert run(code)[::2] == (0, "")
+
+
 def test_the_driver_closes_all_its_files():
     """As badly behaved daemons do: the session ends, and is said to have."""
     code = (

@@ -118,7 +118,7 @@ class AsyncServer:
 
     def _cancel(self, loop: asyncio.AbstractEventLoop) -> None:
         for call, task in list(self.begun.items()):
-            if _core.task_cancelled(call):
+            if _core.take_interrupt(call):
                 task.cancel()
         if len(self.begun) < len(self.running):  # a task cancelled before its first step would never see to its call
             loop.call_soon(self._cancel, loop)

@@ -251,6 +251,7 @@ class Door:
         """The session ends: nobody can join any more, and nobody finds it."""
         if self._paused_until is None:
             self._selector.unregister(self._socket)
+        self._socket.shutdown(socket.SHUT_RDWR)  # so that it refuses: a worker that was just forked may have a copy of it still
         self._socket.close()
         while self._strangers:
             self._forget(self._strangers[0])

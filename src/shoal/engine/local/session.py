@@ -295,12 +295,15 @@ def spawn_supervisor(files: dict[int, int], place: places.Place | None, runtime_
         actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
         if DRIVER not in files:
             actions += [(os.POSIX_SPAWN_DUP2, OUTPUT, 1), (os.POSIX_SPAWN_DUP2, OUTPUT, 2)]
-        # posix_spawn, not fork: the driver may be large and have threads. Its own session, so that Ctrl-C reaches
-        # the driver alone, which decides what it means. No signal stays ignored: with SIGCHLD the supervisor would not
-        # learn how its workers died.
+        # posix_spawn, not fork: the driver may be large and have threads. A process group of its own, so that Ctrl-C reaches
+        # the driver alone, which decides what it means; but not a session (setsid), except for one without a driver: the
+        # kernel shares the cores out among sessions first (autogroup), and the workers together would get no more than one
+        # other program. No signal stays ignored: with SIGCHLD the supervisor would not learn how its workers died. SIGHUP
+        # waits until it has been dealt with (see Supervisor's main).
+        group: dict[str, Any] = {"setpgroup": 0} if DRIVER in files else {"setsid": True}
         return os.posix_spawn(
-            command[0], command, environment, file_actions=actions, setsid=True,
-            setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}, setsigmask=[],
+            command[0], command, environment, file_actions=actions, setsigmask=[signal.SIGHUP],
+            setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}, **group,
         )  # fmt: skip
     finally:
         for fd in set(ours.values()) - set(files.values()):

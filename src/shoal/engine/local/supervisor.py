@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # imported when the workers are forked
 _FREE, _STARTING, _ALIVE, _DEAD = range(4)  # SlotState in core/abi.h
 _CMD_EXIT = 1
 GROW_AGAIN_S = 0.002  # between two looks while there is work and nobody idle
+COMING_S = 0.05  # workers that are on their way to look for a task are waited for so long (LATE_NS in core/wait.cpp)
 CROWD = 4  # from so many workers per CPU on, another one is forked only every CROWD_PAUSE_S
 CROWD_PAUSE_S = 0.05
 SPREAD_S = 0.001  # between two looks at tasks that wait although workers sleep
@@ -136,7 +137,7 @@ class Supervisor:
             # Only now, after the eventfd was read and before anything is looked at: whoever rings from here on writes to
             # the eventfd again. (The other way round a ring between the two would be read away and never looked at.)
             rung = _core.supervisor_looks()
-            if _core.stopping():
+            if _core.stopping() or self.ending:
                 break
             now = time.monotonic()
             if self.spread_at is not None or _core.crowd():
@@ -207,13 +208,13 @@ class Supervisor:
         late, wait = _core.late()
         now = time.monotonic()
         for handle in late:
-            slot = _core.mark_running(handle, TIMED_OUT | RECURSIVE)
+            slot = _core.mark_running(handle, TIMED_OUT | RECURSIVE, False)
             if slot in self.children:
                 _signal(self.children[slot], signal.SIGINT)
                 self.overdue[handle] = now + TIMEOUT_GRACE_S
         for handle in [handle for handle, end in self.overdue.items() if end <= now]:
             del self.overdue[handle]
-            slot = _core.mark_running(handle, FORCED)
+            slot = _core.mark_running(handle, FORCED, False)
             if slot in self.children:
                 self._kill(self.children[slot])
         waits = [end - now for end in self.overdue.values()]
@@ -237,10 +238,10 @@ class Supervisor:
                 starting += 1
             if role != _core.ACTOR:
                 workers += 1
-        could_run, idle = _core.demand()
-        missing = max(could_run - idle, self.cpus - workers) - starting
+        could_run, idle, coming = _core.demand()
+        missing = max(could_run - idle - coming, self.cpus - workers) - starting
         if missing <= 0:
-            return GROW_AGAIN_S if starting else None
+            return GROW_AGAIN_S if starting else COMING_S if could_run > idle else None
         now = time.monotonic()
         if workers >= CROWD * self.cpus + 8:  # many already, all busy: tasks that demand no CPU, probably
             if now < self.next_growth:
@@ -575,11 +576,29 @@ def _signal(child: Child, number: int) -> None:
         pass
 
 
+def leave_terminal() -> None:
+    """The terminal is the driver's. Who reads from it in a background group, or changes its settings (getpass), is stopped with all
+    of the group; without a controlling terminal there is no such signal, and no /dev/tty. Workers inherit that."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError:
+        return
+    import termios
+
+    fcntl.ioctl(terminal, termios.TIOCNOTTY)  # of this process only, since it leads no session
+    os.close(terminal)
+
+
 def main(boot: dict[str, Any]) -> None:
     # Python 3.12 and later warn of forks in a process with threads, which a BLAS may start. They hold no lock that a worker needs,
     # and an error (-W error) would come after the fork.
     warnings.filterwarnings("ignore", ".*use of fork", DeprecationWarning)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # When the driver dies its children's group is orphaned, and the kernel hangs it up if one of them is stopped: not before the
+    # supervisor has cleaned up. (Workers get the default back, and so does what they start.)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
+    leave_terminal()
     if boot["folder"]:
         os.chdir(boot["folder"])
     supervisor = Supervisor(boot)

@@ -123,7 +123,7 @@ class Worker:
                 self.current = task
                 if self.interrupt_missed:
                     self.interrupt_missed = False
-                    if _core.task_cancelled(task):
+                    if _core.take_interrupt(task):
                         self.interrupted_at = _core.last_task_id()
                         raise KeyboardInterrupt
                 export = self.engine.exports.load(function)
@@ -164,7 +164,7 @@ class Worker:
             sys.setrecursionlimit(limit)
             if loop is not None:
                 asyncio._set_running_loop(loop)
-        if outer is not None and _core.task_cancelled(outer):  # while it could not be interrupted
+        if outer is not None and _core.take_interrupt(outer):  # while it could not be interrupted
             self.interrupted_at = _core.last_task_id()
             raise KeyboardInterrupt
 
@@ -243,7 +243,7 @@ class Worker:
 
     def interrupted(self, _signal: int, _frame: Any) -> None:
         """SIGINT comes from the supervisor only: the running task is to be cancelled (unless it is over by now)."""
-        if self.current is not None and _core.task_cancelled(self.current):
+        if self.current is not None and _core.take_interrupt(self.current):
             self.interrupted_at = _core.last_task_id()
             raise KeyboardInterrupt
         if self.on_cancel is not None:
@@ -360,6 +360,7 @@ def main(config: dict[str, Any], output: int) -> None:
     worker.engine.process_facts = {"mode": "worker"}
     signal.signal(signal.SIGINT, worker.interrupted)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     faulthandler.enable(file=2)
     sys.stdout, sys.stderr = worker.streams
     gc.enable()
