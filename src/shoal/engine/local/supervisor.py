@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # imported when the workers are forked
 
 _FREE, _STARTING, _ALIVE, _DEAD = range(4)  # SlotState in core/abi.h
 _CMD_EXIT = 1
+PATIENCE_S = 0.02  # a worker that has just finished may need so long for what it drops, until another one is forked
 GROW_AGAIN_S = 0.002  # between two looks while there is work and nobody idle
 CROWD = 4  # from so many workers per CPU on, another one is forked only every CROWD_PAUSE_S
 CROWD_PAUSE_S = 0.05
@@ -100,6 +101,7 @@ class Supervisor:
         self.spread_at: float | None = None
         self.spread_last, self.taken = 0.0, -1
         self.idle_since: float | None = None
+        self.short_since: float | None = None  # since when tasks wait for workers that run nothing and do not look for any either
         self.refused_since: float | None = None  # since when no worker could be forked
         self.ending = False
         self.monitor = MemoryMonitor(self.config["memory_usage_threshold"], self._say)
@@ -237,11 +239,18 @@ class Supervisor:
                 starting += 1
             if role != _core.ACTOR:
                 workers += 1
-        could_run, idle = _core.demand()
-        missing = max(could_run - idle, self.cpus - workers) - starting
+        could_run, looking, free = _core.demand()
+        missing = max(could_run - looking, self.cpus - workers) - starting
         if missing <= 0:
+            self.short_since = None
             return GROW_AGAIN_S if starting else None
         now = time.monotonic()
+        if could_run <= free and workers >= self.cpus:  # who has just finished, or was woken, will take them: a new one is slower
+            if self.short_since is None:
+                self.short_since = now
+            if now - self.short_since < PATIENCE_S:
+                return GROW_AGAIN_S
+        self.short_since = None
         if workers >= CROWD * self.cpus + 8:  # many already, all busy: tasks that demand no CPU, probably
             if now < self.next_growth:
                 return self.next_growth - now
@@ -275,7 +284,7 @@ class Supervisor:
 
     def _shrink(self) -> float | None:
         workers = [p for p in _core.processes() if p["role"] == _core.WORKER]
-        idle = [p for p in workers if not p["running"] and not p["lease"]]
+        idle = [p["slot"] for p in workers if not p["running"] and not p["lease"] and p["slot"] in self.children]
         surplus = min(len(workers) - self.cpus, len(idle))
         if surplus <= 0:
             self.idle_since = None
@@ -286,8 +295,9 @@ class Supervisor:
         left = self.idle_since + IDLE_S - now
         if left > 0:
             return left
-        for process in idle[:surplus]:
-            _core.command(process["slot"], _CMD_EXIT)
+        idle.sort(key=lambda slot: self.children[slot].started)
+        for slot in idle[-surplus:]:  # the youngest: the others have imported and unpickled more
+            _core.command(slot, _CMD_EXIT)
         self.idle_since = None
         return None
 
