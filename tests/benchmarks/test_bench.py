@@ -114,6 +114,7 @@ def results() -> Results:
 
 def test_what_a_further_round_repeats() -> None:
     run = Run(Options(select("tasks_sync,numerical,numerical_busy")))
+    run.log.close()
     run.results = results()
     tasks, numerical, busy = run.options.rows
     run.results.seconds["numerical", "shoal"] = 100.0
