@@ -359,17 +359,10 @@ nb::tuple shape(const std::vector<std::pair<std::string, i64>>& demand) {
   return nb::make_tuple(id, feasible);
 }
 
-// How many queued tasks could run now, as far as resources go; how many workers are looking for one; and how many run nothing:
-// the same and those that were just woken or have just sealed a result, who will look next (a hint: their slots are not locked).
+// How many queued tasks could run now, as far as resources go, how many workers are looking for one, and how many will soon.
 nb::tuple demand() {
-  Scheduler& s = C.h->sched;
-  u32 looking = 0, free = 0;
-  for (u32 w = 0; w < MAX_PROCESSES / 64; w++) looking += u32(__builtin_popcountll(s.idle[w].load() | s.spinning[w].load()));
-  for (u32 i = 0, n = C.h->slots_top.load(); i < n; i++) {
-    Slot& w = C.slots[i];
-    free += w.state.load() == SLOT_ALIVE && w.role.load() == ROLE_WORKER && !peek(w.running);
-  }
-  return nb::make_tuple(C.could_run(), looking, free);
+  auto [idle, coming] = C.looking();
+  return nb::make_tuple(C.could_run(), idle, coming);
 }
 
 u64 ref_handle(nb::handle ref) {

@@ -289,6 +289,15 @@ struct Client {
   u64 cpu_before = 0;                          // ... what was used when it was asked last
   i64 slept_before = -1;
   bool slow_look = false;                      // supervisor: of spread()
+  struct Looking {
+    u32 idle, coming;
+  };
+  Looking looking();                           // supervisor: workers that look for a task, or will in a moment
+  struct OnTheWay {
+    u64 since;
+    u32 served;
+  };
+  std::vector<OnTheWay> on_the_way;            // ... by slot
   bool crowded(u32 limit) const;                        // as many workers are awake as there are cores
   u32 wake_idle(u32 most);                     // workers asleep; returns how many
   i64 spread(i64 last, double ms);             // supervisor: a look at the crowd, see wait.cpp

@@ -207,6 +207,32 @@ i64 Client::spread(i64 last, double ms) {
   return i64(taken);
 }
 
+// Who looks for a task: workers that are idle, and those that will look in a moment, since they were woken or have just finished
+// a call. On a busy machine it takes a while until they run; to fork others meanwhile would make it busier still. Whoever has been
+// on the way for LATE_NS does not count any more (it is stopped, or waits for a reader of what its call has printed); so who
+// relies on those has to look again after that time.
+Client::Looking Client::looking() {
+  constexpr u64 LATE_NS = 50'000'000;
+  u64 now = now_ns();
+  u32 n = h->slots_top.load(std::memory_order_acquire);
+  Looking found{};
+  on_the_way.resize(n);
+  for (u32 i = 0; i < n; i++) {
+    Slot& s = slots[i];
+    OnTheWay& known = on_the_way[i];
+    bool idle = (h->sched.idle[i / 64].load() | h->sched.spinning[i / 64].load()) >> i % 64 & 1;
+    u32 served = s.served.load(std::memory_order_relaxed);
+    found.idle += idle;
+    if (idle || s.state.load() != SLOT_ALIVE || s.role.load() != ROLE_WORKER || peek(s.running)) {
+      known.since = 0;
+    } else {
+      if (!known.since || known.served != served) known = {now, served};
+      found.coming += now - known.since < LATE_NS;
+    }
+  }
+  return found;
+}
+
 // How many queued tasks could run now, as far as resources go.
 u32 Client::could_run() const {
   const Scheduler& s = h->sched;

@@ -15,6 +15,8 @@ import pytest
 import shoal
 from shoal import _core
 
+ALIVE = 2  # SlotState in core/abi.h
+
 
 @pytest.fixture(scope="module")
 def session() -> Iterator[None]:
@@ -45,6 +47,21 @@ def quiet() -> bool:
     """Nobody but the driver is doing anything."""
     processes = _core.processes()
     return not any(p["running"] or p["lease"] for p in processes if p["slot"] > 1)
+
+
+def at_rest() -> bool:
+    """The same, and all that actors without a handle, and the dead, still had is given back: who wants to see what comes and
+    goes from here on waits for that. (The error of a death is told before the supervisor has cleared the last of it away.)"""
+    gc.collect()
+    return quiet() and all(p["state"] == ALIVE and p["role"] != _core.ACTOR for p in _core.processes() if p["slot"] > 1)
+
+
+def in_time(scene: Callable[[float], bool], limit: float) -> None:
+    """Play a scene in which something has to happen before a limit of time is over: `scene(limit)` returns whether it had.
+    If it had not, the machine was too busy for what comes before, and it is played again with a longer limit."""
+    while not scene(limit):
+        limit *= 4
+        assert limit < 60, "it never happens in time"
 
 
 def run_python(code: str, *args: str, timeout: float = 60, **kwargs: object) -> subprocess.CompletedProcess[str]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import shoal
-from conftest import quiet, until
+from conftest import at_rest, quiet, until
 from shoal import _core
 
 pytestmark = pytest.mark.usefixtures("session")
@@ -266,7 +266,7 @@ def test_an_update_whose_process_is_killed_has_not_happened():
 
 
 def test_a_value_takes_its_lock_along():
-    until(quiet)
+    until(at_rest)
     shoal.Value(0, name="once").update(lambda old: old + 1)
     before = _core.statistics()["objects"]
     for name in (None, "once", None, "once"):
@@ -278,7 +278,7 @@ def test_a_value_takes_its_lock_along():
 
 
 def test_everything_is_given_back():
-    until(quiet)
+    until(at_rest)
     before = _core.statistics()["objects"]
     d = shoal.Dict({i: [i] for i in range(1000)})
     d["list"] = shoal.List(range(100))

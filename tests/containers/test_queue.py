@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import shoal
-from conftest import quiet, run_python, until
+from conftest import at_rest, quiet, run_python, until
 from shoal import _core
 
 pytestmark = pytest.mark.usefixtures("session")
@@ -207,7 +207,7 @@ def test_a_coroutine_that_waits_is_told_of_the_end_of_the_session():
 
 
 def test_a_queue_full_of_objects_gives_them_back():
-    until(quiet)
+    until(at_rest)
     before = _core.statistics()["objects"]
     queue = shoal.Queue()
     queue.put_batch([np.ones(1000) for _ in range(100)])

@@ -210,6 +210,34 @@ def test_gathering(shape):
         _core.ring_gather(array, places, out)
 
 
+@pytest.mark.parametrize("size", [1, 63, 64, 65, 127, 128, 28224])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
+def test_gathering_records_of_any_size_and_number(size, count):
+    """Each record in its row, also where the last has no partner or ends within a cache line, and nothing beside the batch."""
+    array = np.random.default_rng(1).integers(0, 256, (9, size), np.uint8)
+    places = np.random.default_rng(2).integers(0, 9, count)
+    memory = np.full((count + 2) * size, 77, np.uint8)
+    out = memory[size:-size].reshape(count, size)
+    _core.ring_gather(array, places, out)
+    assert (out == array[places]).all()
+    assert (memory[:size] == 77).all() and (memory[-size:] == 77).all()
+
+
+@pytest.mark.parametrize("leaves", [1, 2, 8, 64])
+def test_draws_fall_upon_each_leaf_as_often_as_its_priority_says(leaves):
+    """With whole numbers as priorities and the middle of each whole part drawn once, the counts are the priorities, exactly."""
+    priorities = np.random.default_rng(leaves).integers(0, 9, leaves)
+    priorities[0] += 1
+    tree = np.zeros(2 * leaves)
+    tree[leaves:] = priorities
+    for node in range(leaves - 1, 0, -1):
+        tree[node] = tree[2 * node] + tree[2 * node + 1]
+    total = priorities.sum()
+    places = np.empty(total, np.int64)
+    _core.ring_draw(tree, (np.arange(total) + 0.5) / total, places)
+    assert (places == np.repeat(np.arange(leaves), priorities)).all()
+
+
 def test_a_batch_that_does_not_fit():
     ring = shoal.Ring(3, FIELDS)
     ring.append(record(1))

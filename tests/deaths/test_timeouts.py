@@ -5,7 +5,7 @@ import time
 import pytest
 
 import shoal
-from conftest import until
+from conftest import in_time, until
 from shoal.exceptions import GetTimeoutError, TaskTimeoutError
 
 pytestmark = pytest.mark.usefixtures("audited")
@@ -14,6 +14,8 @@ pytestmark = pytest.mark.usefixtures("audited")
 @shoal.remote(timeout_s=0.2)
 def slow(folder=None):
     try:
+        if folder:
+            (folder / "begun").touch()
         time.sleep(60)
     finally:
         if folder:
@@ -36,12 +38,16 @@ def test_a_task_that_is_in_time():
 
 
 def test_a_task_that_is_not(tmp_path):
-    with pytest.raises(TimeoutError) as caught:
-        shoal.get(slow.remote(tmp_path), timeout=30)
-    error = caught.value
-    assert isinstance(error, TaskTimeoutError) and not isinstance(error, GetTimeoutError)
-    assert (error.task_name, error.timeout, error.attempt, error.forced) == ("slow", 0.2, 0, False)
-    assert error.pid and f"slow() (pid {error.pid})" in str(error) and "timeout_s=0.2" in str(error)
+    def scene(limit):
+        with pytest.raises(TimeoutError) as caught:
+            shoal.get(slow.options(timeout_s=limit).remote(tmp_path), timeout=30)
+        error = caught.value
+        assert isinstance(error, TaskTimeoutError) and not isinstance(error, GetTimeoutError)
+        assert (error.task_name, error.timeout, error.attempt, error.forced) == ("slow", limit, 0, False)
+        assert error.pid and f"slow() (pid {error.pid})" in str(error) and f"timeout_s={limit:g}" in str(error)
+        return (tmp_path / "begun").exists()
+
+    in_time(scene, 0.2)
     assert (tmp_path / "cleaned").exists()
 
 
@@ -65,12 +71,18 @@ def test_the_limit_is_for_each_run_not_for_waiting(tmp_path):
     def hold(path):
         until(path.exists, 60)
 
-    blockers = [hold.remote(tmp_path / "go") for _ in range(2)]
-    ref = same.options(timeout_s=0.05).remote("in time")
-    assert shoal.wait([ref], timeout=0.2)[0] == []
-    (tmp_path / "go").touch()
-    assert shoal.get(ref, timeout=30) == "in time"
-    shoal.get(blockers)
+    def scene(limit):
+        blockers = [hold.remote(tmp_path / str(limit)) for _ in range(2)]
+        ref = same.options(timeout_s=limit).remote("in time")
+        assert shoal.wait([ref], timeout=2 * limit)[0] == []
+        (tmp_path / str(limit)).touch()
+        shoal.get(blockers)
+        try:
+            return shoal.get(ref, timeout=30) == "in time"
+        except TaskTimeoutError:  # it ran, but not fast enough
+            return False
+
+    in_time(scene, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -79,35 +91,50 @@ def test_the_limit_is_for_each_run_not_for_waiting(tmp_path):
 def test_retries(tmp_path, retry, attempts):
     """TaskTimeoutError is a TimeoutError, and so an OSError."""
 
-    @shoal.remote(timeout_s=0.05, max_retries=2, retry_exceptions=retry)
+    @shoal.remote(max_retries=2, retry_exceptions=retry)
     def task(path):
         with path.open("a") as file:
             file.write("x")
         time.sleep(60)
 
-    with pytest.raises(TaskTimeoutError) as caught:
-        shoal.get(task.remote(tmp_path / "runs"), timeout=30)
-    assert len((tmp_path / "runs").read_text()) == attempts and caught.value.attempt == attempts - 1
+    def scene(limit):
+        runs = tmp_path / str(limit)
+        with pytest.raises(TaskTimeoutError) as caught:
+            shoal.get(task.options(timeout_s=limit).remote(runs), timeout=60)
+        assert caught.value.attempt == attempts - 1
+        seen = len(runs.read_text()) if runs.exists() else 0
+        assert seen <= attempts
+        return seen == attempts  # fewer: one was interrupted before it had written
+
+    in_time(scene, 0.05)
 
 
 def test_a_second_attempt_that_is_quick():
-    @shoal.remote(timeout_s=0.1, max_retries=1, retry_exceptions=True)
+    @shoal.remote(max_retries=1, retry_exceptions=True)
     def task():
         if shoal.get_runtime_context().get_attempt_number() == 0:
             time.sleep(60)
         return "second"
 
-    assert shoal.get(task.remote(), timeout=30) == "second"
+    in_time(lambda limit: second_in_time(task, limit), 0.1)
+
+
+def second_in_time(task, limit):
+    try:
+        return shoal.get(task.options(timeout_s=limit).remote(), timeout=60) == "second"
+    except TaskTimeoutError as error:
+        assert error.attempt == 1
+        return False
 
 
 def test_forced_and_repeated():
-    @shoal.remote(timeout_s=0.1, max_retries=1, retry_exceptions=[TimeoutError])
+    @shoal.remote(max_retries=1, retry_exceptions=[TimeoutError])
     def task():
         if shoal.get_runtime_context().get_attempt_number() == 0:
             sum(range(10**12))
         return "second"
 
-    assert shoal.get(task.remote(), timeout=30) == "second"
+    in_time(lambda limit: second_in_time(task, limit), 0.1)
 
 
 def test_its_children_end_with_it(tmp_path):
@@ -116,30 +143,40 @@ def test_its_children_end_with_it(tmp_path):
         (folder / "started").touch()
         until((folder / "never").exists, 60)
 
-    @shoal.remote(timeout_s=0.5, num_cpus=0)
+    @shoal.remote(num_cpus=0)
     def parent(folder, out):
         ref = child.remote(folder)
         out.put([ref])
         shoal.get(ref, timeout=60)
 
-    out = shoal.Queue()
-    with pytest.raises(TaskTimeoutError):
-        shoal.get(parent.remote(tmp_path, out), timeout=30)
-    with pytest.raises(shoal.exceptions.TaskCancelledError):
-        shoal.get(out.get(timeout=20)[0], timeout=30)
+    def scene(limit):
+        out = shoal.Queue()
+        with pytest.raises(TaskTimeoutError):
+            shoal.get(parent.options(timeout_s=limit).remote(tmp_path, out), timeout=60)
+        if out.empty():
+            return False
+        with pytest.raises(shoal.exceptions.TaskCancelledError):
+            shoal.get(out.get()[0], timeout=30)
+        return True
+
+    in_time(scene, 0.3)
 
 
 def test_generators_no_returns_and_dependents():
-    @shoal.remote(timeout_s=0.3)
+    @shoal.remote
     def items():
         yield 1
         time.sleep(60)
 
-    generator = items.remote()
-    assert shoal.get(next(generator)) == 1
-    with pytest.raises(TaskTimeoutError):
-        shoal.get(next(generator), timeout=30)
-    assert list(generator) == []
+    def scene(limit):
+        generator = items.options(timeout_s=limit).remote()
+        *before, last = generator
+        with pytest.raises(TaskTimeoutError):
+            shoal.get(last, timeout=30)
+        assert list(generator) == []
+        return shoal.get(before) == [1]
+
+    in_time(scene, 0.2)
     assert slow.options(num_returns=0).remote() is None
     for ref in (same.remote(slow.remote()), slow.options(num_returns=2).remote()[1]):
         with pytest.raises(TaskTimeoutError):
@@ -147,14 +184,20 @@ def test_generators_no_returns_and_dependents():
 
 
 def test_a_result_that_is_saved_in_time_stays():
-    @shoal.remote(timeout_s=0.1)
+    @shoal.remote
     def saves():
         try:
             time.sleep(60)
         except KeyboardInterrupt:
             return "what there was"
 
-    assert shoal.get(saves.remote(), timeout=30) == "what there was"
+    def scene(limit):
+        try:
+            return shoal.get(saves.options(timeout_s=limit).remote(), timeout=60) == "what there was"
+        except TaskTimeoutError:  # interrupted before the try block
+            return False
+
+    in_time(scene, 0.1)
 
 
 def test_cancelled_before_its_time():

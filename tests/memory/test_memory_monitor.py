@@ -32,20 +32,12 @@ def test_a_task_that_uses_too_much_raises_out_of_memory(fresh, tmp_path):
     assert _core.statistics()["deaths"] == 1
 
 
-def test_it_is_run_again_if_it_may_be_and_the_driver_sees_why(fresh, tmp_path):
-    @shoal.remote(max_retries=3)
-    def second_time(path):
-        if not path.exists():
-            path.touch()
-            while True:
-                time.sleep(0.001)  # until it is ended
-        return "done"
-
+def test_it_is_run_again_if_it_may_be_and_the_driver_sees_why(tmp_path):
     done = run_python(
         """
         import pathlib, sys, time, shoal
         shoal.init(num_cpus=1, memory_usage_threshold=0.001)
-        @shoal.remote(max_retries=3)
+        @shoal.remote(max_retries=-1)  # on a busy machine it may be ended before its first line, or before its last
         def second_time(path):
             if not path.exists():
                 path.touch()

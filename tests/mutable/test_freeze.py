@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import shoal
-from conftest import until
+from conftest import at_rest, until
 from shoal import _core
 from shoal.exceptions import NotMutableError, WritableViewsError
 
@@ -61,6 +61,7 @@ def test_frozen_it_is_read_only_and_where_it_was():
 
 
 def test_nothing_is_copied():
+    until(at_rest)
     ref = shoal.empty(1 << 20)
     used = _core.statistics()["used_bytes"]
     shoal.freeze(ref)
@@ -220,6 +221,7 @@ def test_of_many_who_look_and_write_none_writes_after_the_freeze():
 
 
 def test_memory_comes_back():
+    until(at_rest)
     before = _core.statistics()["used_bytes"]
     ref = shoal.freeze(shoal.zeros(1 << 20))
     array = shoal.get(ref)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import shoal
+from conftest import at_rest, until
 from shoal import _core
 from shoal.exceptions import NotMutableError
 
@@ -194,6 +195,7 @@ def test_two_hundred_locks():
 
 
 def test_a_lock_keeps_its_object():
+    until(at_rest)
     before = _core.statistics()["objects"]
     lock = shoal.lock(array())
     assert _core.statistics()["objects"] == before + 1

@@ -133,19 +133,19 @@ def program(text):
 
 def test_ctrl_c_ends_the_wait():
     out, result = program("""
-        soon(lambda: os.kill(os.getpid(), signal.SIGINT))
         try:
+            soon(lambda: os.kill(os.getpid(), signal.SIGINT))
             lock.acquire()
         except KeyboardInterrupt:
             print("interrupted")
-        soon(lambda: os.kill(os.getpid(), signal.SIGINT))
         try:
+            soon(lambda: os.kill(os.getpid(), signal.SIGINT))
             with lock:
                 print("never")
         except KeyboardInterrupt:
             print("again")
-        soon(lambda: os.kill(os.getpid(), signal.SIGINT))
         try:
+            soon(lambda: os.kill(os.getpid(), signal.SIGINT))
             lock.acquire(timeout=30)
         except KeyboardInterrupt:
             print("and again")
@@ -166,10 +166,13 @@ def test_a_handler_that_returns_does_not_end_it():
         seen = []
         signal.signal(signal.SIGALRM, lambda *_: seen.append(1))
         signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
-        print(lock.acquire(timeout=0.3), len(seen) > 3)
+        import time
+        start = time.monotonic()
+        while len(seen) < 4:  # a busy machine makes one of several
+            print(lock.acquire(timeout=0.3), time.monotonic() - start >= 0.3)
         signal.setitimer(signal.ITIMER_REAL, 0)
     """)
-    assert out == ["False", "True"], result.stderr
+    assert set(zip(out[::2], out[1::2], strict=True)) == {("False", "True")}, result.stderr
 
 
 def test_a_handler_that_uses_locks():
@@ -224,8 +227,8 @@ def test_the_programs_end_ends_the_waits():
 def test_the_supervisors_death_ends_the_waits():
     out, result = program("""
         supervisor = next(p["pid"] for p in shoal._core.processes() if p["slot"] == 1)
-        soon(lambda: os.kill(supervisor, signal.SIGKILL))
         try:
+            soon(lambda: os.kill(supervisor, signal.SIGKILL))
             lock.acquire()
         except shoal.exceptions.SessionError as error:
             print(type(error).__name__)

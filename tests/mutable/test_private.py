@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import shoal
-from conftest import run_python
+from conftest import at_rest, run_python, until
 from shoal import _core
 from shoal.exceptions import GetTimeoutError
 
@@ -102,6 +102,7 @@ def test_values_without_arrays_are_as_ever():
 
 
 def test_it_keeps_the_object_alive_and_is_unmapped_with_the_last_array():
+    until(at_rest)
     used, mapped = _core.statistics()["used_bytes"], windows()
     value = shoal.get(shoal.put([np.full(1 << 20, 3.0), np.zeros(5000)]), private=True)
     assert windows() == mapped + 1

@@ -26,8 +26,8 @@ def fill(size: int) -> list:
 
 @pytest.fixture
 def small(fresh):
-    """A session of 64 MB, which never spills (see tests/memory)."""
-    fresh(object_store_memory=64 * MB, spill_directory="")
+    """A session of 64 MB, which never spills and never waits for others to free something (see tests/memory)."""
+    fresh(object_store_memory=64 * MB, spill_directory="", memory_timeout=0)
     yield
     audit()
 
@@ -110,21 +110,20 @@ def test_a_task_that_fails_while_the_arena_is_full_to_the_last_block(tmp_path):
 
     calls = [late.remote(how) for how in ("raise", "text", "raise", "text")]
     until(lambda: sum(p["running"] for p in _core.processes()) == 2)
-    hog = [fill(size) for size in (MB, 40_000, 5000, 600, 100)]
+    hog, size = [fill(MB)], 40_000
+    while size > 0:  # each class of sizes: a free block in one of them might just do for an error
+        hog.append(fill(size))
+        size -= max(48, size // 10)
     with pytest.raises(ObjectStoreFullError):
         late.remote(b"y" * 60_000)
     go.touch()
-    told = []
     for call in calls:
-        with pytest.raises((ObjectStoreFullError, ValueError), match="full|room|object_store_memory") as caught:
+        with pytest.raises(ObjectStoreFullError, match="nor for its error"):
             shoal.get(call, timeout=60)
-        told.append(str(caught.value))
-    # The record of a call that has ended makes room for the error of the next one that its worker runs.
-    assert any("nor for its error" in text for text in told)
     assert [c["role"] for c in _core.processes()][:2] == [_core.DRIVER, _core.SUPERVISOR]
     hog.clear()
     calls.clear()
-    del call, caught
+    del call
     assert shoal.get(late.remote("a")) == "a" * 100_000
 
 
@@ -160,8 +159,9 @@ def test_memory_returns_to_its_level_after_ten_rounds(size):
         round_trip()
         until(lambda: quiet() and leftovers() == 0)
         levels.append(used())
-    # What the caches of a worker keep comes and goes with the worker that the tasks met; a round uses up to 20 MB.
-    assert max(levels[2:]) - min(levels[2:]) <= MB, levels
+    # A round uses up to 20 MB. What the caches of the two workers keep depends on which of them the tasks met: of each class of
+    # sizes up to 128 kB. (There are no more workers than these two: see tests/tasks/test_task_crowds.py.)
+    assert max(levels[2:]) - min(levels[2:]) <= MB // 2, levels
     assert levels[-1] < 4 * MB
 
 

@@ -8,7 +8,7 @@ import threading
 
 import numpy as np
 import pytest
-from tests.conftest import until
+from tests.conftest import in_time, until
 
 import shoal
 from shoal.exceptions import ClaimTimeoutError, DeadlockError, NotMutableError
@@ -43,6 +43,9 @@ class Party:
             shoal.transfer(mine[0], None)
             return error.cycle
         return None
+
+    def owner(self, refs):
+        return shoal.owner(refs[0])
 
     def add_many(self, refs, times):
         for _ in range(times):
@@ -94,17 +97,23 @@ def test_a_wait_is_not_heard():
 
 
 def test_time_is_up_and_the_next_one_gets_it():
-    ref, early, late = zeros(), Party.remote(), Party.remote()
-    short = early.claim.remote([ref], "request", timeout=0.3)
-    waiting(ref, 1)
-    long = late.claim.remote([ref], timeout=30)
-    waiting(ref, 2)
-    with pytest.raises(ClaimTimeoutError, match=r"driver \(pid \d+\), in epoch 1"):
-        shoal.get(short)
-    assert not shoal.claim_requested(ref)
-    shoal.transfer(ref, None)
-    shoal.get(long)
-    assert shoal.owner(ref).name == "Party"
+    def scene(limit):
+        ref, early, late = zeros(), Party.remote(), Party.remote()
+        shoal.get([early.owner.remote([ref]), late.owner.remote([ref])])  # both are up
+        short = early.claim.remote([ref], "request", timeout=limit)
+        until(lambda: shoal.owner(ref).waiting == 1 or shoal.wait([short], timeout=0)[0])
+        long = late.claim.remote([ref], timeout=60)
+        until(lambda: shoal.owner(ref).waiting == 2 or shoal.wait([short], timeout=0)[0])
+        seen = shoal.owner(ref).waiting
+        with pytest.raises(ClaimTimeoutError, match=r"driver \(pid \d+\), in epoch 1"):
+            shoal.get(short)
+        assert not shoal.claim_requested(ref)
+        shoal.transfer(ref, None)
+        shoal.get(long)
+        assert shoal.owner(ref).name == "Party"
+        return seen == 2
+
+    in_time(scene, 0.3)
 
 
 def test_given_to_one_while_others_wait():

@@ -257,7 +257,7 @@ def play(code: str) -> Ended:
     with Program(code) as program:
         status, out, err = program.finish(40)
         try:
-            until(lambda: not program.family(), 5)
+            until(lambda: not program.family())
         except AssertionError:
             pass
         return Ended(status, out, err, program.family())
@@ -317,7 +317,7 @@ def test_loud(name, plays):
 def test_an_interactive_interpreter():
     """What is typed into python -i, line by line; its end is the end of the input."""
     lines = PRELUDE + "\nshoal.init(num_cpus=1)\nref = double.remote(21)\nprint(shoal.get(ref))\nshoal.get(1)\nshoal.get(ref)\n"
-    done = subprocess.run([sys.executable, "-q", "-i", "-c", ""], input=lines, capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-q", "-i", "-c", ""], input=lines, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and "42" in done.stdout
     assert done.stderr.count("Traceback") == 1 and "TypeError: get() takes an ObjectRef" in done.stderr
 

@@ -96,7 +96,7 @@ def test_status(detached_session, peer):
         assert part in text
     assert re.search(r"\d+  worker +hold", text)
     guest("event.set(); shoal.get(refs)")
-    assert "5 finished" in cli("status")
+    until(lambda: "5 finished" in cli("status"))  # counted when they are over, a moment after their results are there
     shoal.init(num_cpus=1, session_name="mine")
     assert "mine   of a program" in cli("status") and [s["name"] for s in status()] == ["mine", "tank"]
     assert "no session named 'x'" in cli("status", "x", code=1)

@@ -163,7 +163,7 @@ def test_the_end_of_the_session(peer, end):
     driver("shoal.get(shoal.remote(lambda: 1).remote())")
     supervisor = driver("[p['pid'] for p in shoal._core.processes() if p['role'] == 2][0]")
     sleeper, caller = peer("there"), peer("there")
-    caller("ref = shoal.put(np.arange(10)); view = shoal.get(ref)")
+    caller("ref = shoal.put(np.arange(10)); view = shoal.get(ref); never = shoal.sync.Event(name='never')")
     sleeper.start("shoal.sync.Event(name='never').wait()")
     if end == "shutdown":
         driver("shoal.shutdown()")
@@ -172,6 +172,7 @@ def test_the_end_of_the_session(peer, end):
     else:
         os.kill(supervisor, signal.SIGKILL if "kill" in end else signal.SIGTERM)
     assert sleeper.failure().kind == "SessionEndedError"
+    assert caller.error("never.wait()").kind == "SessionEndedError"  # each learns it for itself
     assert caller.error("shoal.get(ref)").kind == "SessionEndedError"
     assert caller("view.tolist()") == list(range(10))
     caller("shoal.shutdown()")

@@ -28,9 +28,9 @@ class Party:
     """Takes things in the order it is told; `met` makes sure that the others have their first before the second is asked for."""
 
     def two(self, first, second, met):
-        start = time.monotonic()
         with first:
             met.wait()
+            start = time.monotonic()
             try:
                 with second:
                     return None
@@ -161,6 +161,7 @@ def test_a_lock_and_a_task():
 def test_a_barrier_and_a_lock():
     lock, barrier, met = shoal.lock("gate"), Barrier(2), Event()
     one, two = Party.remote(), Party.remote()
+    assert shoal.get([one.echo.remote(1), two.echo.remote(2)]) == [1, 2]  # their start does not count
     calls = [one.meet.remote(lock, barrier, met), two.lock_then_meet.remote(lock, barrier, met)]
     until(lock.locked)
     start = time.monotonic()

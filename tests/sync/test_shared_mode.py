@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from tests.conftest import quiet, until
+from tests.conftest import in_time, quiet, until
 
 import shoal
 from shoal import _core
@@ -85,22 +85,27 @@ def test_a_reader_may_read_again_while_a_writer_waits():
 
 
 def test_a_writer_that_gives_up_lets_the_readers_behind_it_in():
-    lock = shoal.lock()
-    with lock.shared():
-        writer = in_thread(lambda: lock.acquire(timeout=0.3))
-        until(lambda: lock.statistics()["waiters"] == 1)
+    def scene(limit):
+        lock = shoal.lock()
         entered = threading.Event()
 
         def read():
             with lock.shared():
                 entered.set()
 
-        reader = in_thread(read)
-        until(lambda: lock.statistics()["waiters"] == 2 or entered.is_set())
-        assert entered.wait(20)
-        writer.join()
-        reader.join()
-    assert not lock.locked()
+        with lock.shared():
+            writer = in_thread(lambda: lock.acquire(timeout=limit))
+            until(lambda: lock.statistics()["waiters"] == 1 or not writer.is_alive())
+            reader = in_thread(read)
+            until(lambda: lock.statistics()["waiters"] == 2 or entered.is_set())
+            waited = lock.statistics()["waiters"] == 2
+            assert entered.wait(60)
+            writer.join()
+            reader.join()
+        assert not lock.locked()
+        return waited
+
+    in_time(scene, 0.2)
     until(lambda: _core.check() == "")
 
 

@@ -102,8 +102,8 @@ def test_waits_are_interruptible():
     try:
         for wait in (e.wait, lock.acquire, lock.shared().acquire, s.acquire, wait_on_condition, b.wait):
             timer = threading.Timer(0.05, signal.pthread_kill, (main, signal.SIGUSR1))
-            timer.start()
             with pytest.raises(Stop):
+                timer.start()
                 wait()
             timer.join()
     finally:

@@ -93,9 +93,9 @@ def test_a_running_task_in_a_long_sleep_is_interrupted_at_once(tmp_path):
 def test_force_kills_what_does_not_listen(tmp_path):
     @shoal.remote(max_retries=3)
     def stubborn():
-        (tmp_path / "started").touch()
         while not (tmp_path / "never").exists():
             try:
+                (tmp_path / "started").touch()
                 time.sleep(60)
             except KeyboardInterrupt:
                 (tmp_path / "heard").touch()
@@ -183,7 +183,7 @@ def test_a_cancelled_task_is_not_retried(tmp_path):
         until((tmp_path / "never").exists, 60)
 
     ref = task.remote()
-    until((tmp_path / "attempts").exists)
+    until(lambda: (tmp_path / "attempts").exists() and (tmp_path / "attempts").read_text() == "x")
     shoal.cancel(ref)
     with pytest.raises(TaskCancelledError):
         shoal.get(ref, timeout=20)

@@ -1,6 +1,8 @@
 """Many at once: tasks in the queue, threads of the driver, tasks that submit, all at the same time."""
 
+import errno
 import os
+import signal
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 import shoal
-from conftest import audit, until
+from conftest import audit, quiet, until
 from shoal import _core
 
 pytestmark = pytest.mark.usefixtures("audited")
@@ -173,6 +175,35 @@ def test_arguments_and_results_around_every_limit(size):
     assert (len(text), data, array.sum()) == (size, b"y" * size, size)
 
 
+def workers():
+    return [p["pid"] for p in _core.processes() if p["role"] == _core.WORKER]
+
+
+def test_short_bursts_need_no_more_workers_than_there_are_cpus():
+    """A worker that was woken, and does not run yet, is not missed: nobody is forked in its place."""
+    shoal.shutdown()
+    shoal.init(num_cpus=2)
+    most = 0
+    for _ in range(500):
+        shoal.get([double.remote(i) for i in range(100)])
+        most = max(most, len(workers()))
+    assert most <= 4  # 2, if none of them is kept off its core for more than a twentieth of a second
+
+
+def test_a_worker_that_does_not_come_is_replaced():
+    shoal.shutdown()
+    shoal.init(num_cpus=1)
+    shoal.get(double.remote(1))
+    until(lambda: quiet() and len(workers()) == 1)
+    (pid,) = workers()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert shoal.get([double.remote(i) for i in range(4)], timeout=20) == [0, 2, 4, 6]
+        assert len(workers()) == 2
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
 def test_tasks_that_sleep_spread_over_all_workers_though_there_are_fewer_cores(tmp_path):
     """Nobody is woken at once beyond the number of cores: who sleeps inside its task must not keep the others waiting."""
     shoal.shutdown()
@@ -191,8 +222,16 @@ def test_tasks_that_sleep_spread_over_all_workers_though_there_are_fewer_cores(t
     pids = {present.get(timeout=60) for _ in range(16)}
     assert len(pids) == 16
     assert shoal.get([double.options(num_cpus=0).remote(i) for i in range(3)]) == [0, 2, 4], "and one more is made for these"
-    with open(fifo, "wb"):
-        pass
+
+    def let_go():
+        """All who have opened it; the last of them may only just have said that they are here."""
+        try:
+            os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError as error:
+            assert error.errno == errno.ENXIO  # nobody has it open
+        return not shoal.wait(refs, num_returns=16, timeout=0)[1]
+
+    until(let_go, 60)
     assert shoal.get(refs) == [b""] * 16
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import shoal
-from conftest import quiet, until
+from conftest import at_rest, quiet, until
 from shoal import Versioned, _core
 
 pytestmark = pytest.mark.usefixtures("session")
@@ -100,6 +100,7 @@ def test_a_version_is_freed_when_its_last_reader_lets_go():
             self.value = None
 
     size = 4 << 20
+    until(at_rest)  # the writers of the tests before keep their versions until they are gone
     start = _core.statistics()["used_bytes"]
 
     def versions():

@@ -35,8 +35,8 @@ if TYPE_CHECKING:  # imported when the workers are forked
 
 _FREE, _STARTING, _ALIVE, _DEAD = range(4)  # SlotState in core/abi.h
 _CMD_EXIT = 1
-PATIENCE_S = 0.02  # a worker that has just finished may need so long for what it drops, until another one is forked
 GROW_AGAIN_S = 0.002  # between two looks while there is work and nobody idle
+COMING_S = 0.05  # workers that are on their way to look for a task are waited for so long (LATE_NS in core/wait.cpp)
 CROWD = 4  # from so many workers per CPU on, another one is forked only every CROWD_PAUSE_S
 CROWD_PAUSE_S = 0.05
 SPREAD_S = 0.001  # between two looks at tasks that wait although workers sleep
@@ -101,7 +101,6 @@ class Supervisor:
         self.spread_at: float | None = None
         self.spread_last, self.taken = 0.0, -1
         self.idle_since: float | None = None
-        self.short_since: float | None = None  # since when tasks wait for workers that run nothing and do not look for any either
         self.refused_since: float | None = None  # since when no worker could be forked
         self.ending = False
         self.monitor = MemoryMonitor(self.config["memory_usage_threshold"], self._say)
@@ -239,18 +238,11 @@ class Supervisor:
                 starting += 1
             if role != _core.ACTOR:
                 workers += 1
-        could_run, looking, free = _core.demand()
-        missing = max(could_run - looking, self.cpus - workers) - starting
+        could_run, idle, coming = _core.demand()
+        missing = max(could_run - idle - coming, self.cpus - workers) - starting
         if missing <= 0:
-            self.short_since = None
-            return GROW_AGAIN_S if starting else None
+            return GROW_AGAIN_S if starting else COMING_S if could_run > idle else None
         now = time.monotonic()
-        if could_run <= free and workers >= self.cpus:  # who has just finished, or was woken, will take them: a new one is slower
-            if self.short_since is None:
-                self.short_since = now
-            if now - self.short_since < PATIENCE_S:
-                return GROW_AGAIN_S
-        self.short_since = None
         if workers >= CROWD * self.cpus + 8:  # many already, all busy: tasks that demand no CPU, probably
             if now < self.next_growth:
                 return self.next_growth - now
