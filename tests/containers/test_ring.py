@@ -223,6 +223,21 @@ def test_gathering_records_of_any_size_and_number(size, count):
     assert (memory[:size] == 77).all() and (memory[-size:] == 77).all()
 
 
+@pytest.mark.parametrize("leaves", [1, 2, 8, 64])
+def test_draws_fall_upon_each_leaf_as_often_as_its_priority_says(leaves):
+    """With whole numbers as priorities and the middle of each whole part drawn once, the counts are the priorities, exactly."""
+    priorities = np.random.default_rng(leaves).integers(0, 9, leaves)
+    priorities[0] += 1
+    tree = np.zeros(2 * leaves)
+    tree[leaves:] = priorities
+    for node in range(leaves - 1, 0, -1):
+        tree[node] = tree[2 * node] + tree[2 * node + 1]
+    total = priorities.sum()
+    places = np.empty(total, np.int64)
+    _core.ring_draw(tree, (np.arange(total) + 0.5) / total, places)
+    assert (places == np.repeat(np.arange(leaves), priorities)).all()
+
+
 def test_a_batch_that_does_not_fit():
     ring = shoal.Ring(3, FIELDS)
     ring.append(record(1))

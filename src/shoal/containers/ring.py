@@ -246,7 +246,9 @@ class Ring:
         if self._tree is None:
             raise ValueError("this ring keeps no priorities: make it with prioritized=True")
         places = np.ascontiguousarray(places, np.int64).reshape(-1)
-        priorities = np.ascontiguousarray(np.broadcast_to(np.asarray(priorities, np.float64), places.shape))
+        priorities = np.ascontiguousarray(priorities, np.float64)
+        if priorities.shape != places.shape:
+            priorities = np.ascontiguousarray(np.broadcast_to(priorities, places.shape))
         self._acquire()
         try:
             _core.ring_update(self._tree, self._highest, places, priorities, self.capacity)
