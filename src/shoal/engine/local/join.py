@@ -207,9 +207,8 @@ class GuestSession:
             atexit.unregister(self._at_exit)
             if self.engine is not None and engines.current_or_none() is self.engine:
                 engines.use(None)
-            _futures.close_all()
-            left = _core.detach()
-            _futures.close_all()  # of threads that began to wait meanwhile
+            with _futures.ending():  # no loop has a bridge to the arena
+                left = _core.detach()
             connection = self.connection
             if connection is not None and left:
                 self.connection = None
