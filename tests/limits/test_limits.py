@@ -179,7 +179,8 @@ def test_few_processes(tmp_path):
     def run(code: str, processes: int) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*command, "prlimit", f"--nproc={processes}", sys.executable, "-c", WORK + code],
-            capture_output=True, text=True, timeout=60, cwd="/", env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)},
+            capture_output=True, text=True, timeout=60, cwd="/",
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)},
         )  # fmt: skip
 
     probe = run("", 10)
