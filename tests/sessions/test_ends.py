@@ -114,8 +114,10 @@ def test_a_guest_leaves_while_its_loop_does_other_things(audited_here, peer):
     guest("""
 import threading
 from shoal import _futures
-f = shoal.remote(lambda: 3)
-three = f.remote().future().result(30)
+f, waits, event = shoal.remote(lambda: 3), shoal.remote(lambda event: event.wait(60)), shoal.sync.Event()
+first = waits.remote(event).future()  # it is not done yet: the loop has to wait for it
+event.set()
+first.result(60)
 busy, go_on = threading.Event(), threading.Event()
 _futures._background.call_soon_threadsafe(lambda: (busy.set(), go_on.wait(60)))
 busy.wait(60)
