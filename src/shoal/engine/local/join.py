@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -184,8 +185,12 @@ class GuestSession(Membership):
     def _at_exit(self) -> None:
         # The end of the process says the rest: what it still holds is given back then, and nothing need be copied.
         super()._at_exit()
-        if os.getpid() == self.owner:
-            _futures.close_all()
+        if os.getpid() != self.owner:
+            return
+        _futures.close_all()
+        if self.connection is not None:
+            with contextlib.suppress(OSError):  # the session has ended
+                self.connection.send(wire.pack(wire.ENDS, {}), socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
 
     def _leave(self) -> None:
         left = _core.detach()
