@@ -63,9 +63,8 @@ class Soak:
         problem = ""
         while driver.poll() is None:
             if strike is not None and time.monotonic() > strike:
-                target = (
-                    driver.pid if forced == "driver" else next((p for p in of_the_round(token) if parent_of(p) == driver.pid), 0)
-                )
+                children = (pid for pid in of_the_round(token) if parent_of(pid) == driver.pid)
+                target = driver.pid if forced == "driver" else next(children, 0)
                 if target:
                     problem = self.force(forced, target, driver, token)
                     break
