@@ -46,11 +46,11 @@ class _NoSupervisor(Session):
     def _spawn(self, memfd: int, eventfd: int, output: int, variables: dict[str, Any]) -> int:
         return os.getpid()
 
-    def _start(self, settings: dict[str, Any]) -> LocalEngine:
+    def _enter(self, settings: dict[str, Any]) -> LocalEngine:
         # What tells of a death is an eventfd that never tells: valgrind does not know pidfd_open.
         real, os.pidfd_open = os.pidfd_open, lambda pid, flags=0: os.eventfd(0)
         try:
-            return super()._start(settings)
+            return super()._enter(settings)
         finally:
             os.pidfd_open = real
 
