@@ -43,12 +43,12 @@ class Step:
 class _NoSupervisor(session.Session):
     """A session that starts no other process."""
 
-    def _start(self, settings: dict[str, Any]) -> LocalEngine:
+    def _enter(self, settings: dict[str, Any]) -> LocalEngine:
         # What tells of a death is an eventfd that never tells: valgrind does not know pidfd_open.
         real = os.pidfd_open, session.spawn_supervisor
         os.pidfd_open, session.spawn_supervisor = lambda pid, flags=0: os.eventfd(0), lambda *_: os.getpid()
         try:
-            return super()._start(settings)
+            return super()._enter(settings)
         finally:
             os.pidfd_open, session.spawn_supervisor = real
 
