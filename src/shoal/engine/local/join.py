@@ -193,8 +193,8 @@ class GuestSession(Membership):
                 self.connection.send(wire.pack(wire.ENDS, {}), socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
 
     def _leave(self) -> None:
-        left = _core.detach()
-        _futures.close_all()  # of threads that began to wait meanwhile
+        with _futures.ending():  # no loop has a bridge to the arena, and none gets one
+            left = _core.detach()
         connection = self.connection
         if connection is not None and left:
             self.connection = None

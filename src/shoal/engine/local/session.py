@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from shoal.engine.local.join import GuestSession
 
 # Numbers of the descriptors in the supervisor: the lowest, so that a low `ulimit -n` will do
+PATIENCE_S = 5.0  # for the supervisor to end by itself
 LISTENER, MEMFD, EVENTFD, OUTPUT, DRIVER, SPILL = 3, 4, 5, 6, 7, 8
 
 # What the supervisor runs first. Its imports take a fifth of a second, on a busy machine several: until its loop watches the
@@ -213,11 +214,11 @@ class Session(Membership):
             return
         gone = False
         try:
-            gone = _wait_for_exit(pid, self._pidfd, 5.0)
+            gone = _wait_for_exit(pid, self._pidfd, PATIENCE_S)
         finally:
             if not gone:
                 os.kill(pid, signal.SIGKILL)
-                _wait_for_exit(pid, self._pidfd, 5.0)
+                _wait_for_exit(pid, self._pidfd, PATIENCE_S)
             pidfd, self._pidfd = self._pidfd, -1
             with contextlib.suppress(OSError):  # the program has closed it
                 os.close(pidfd)
