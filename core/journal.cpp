@@ -40,15 +40,18 @@ void Tx::lock(SpinLock& l, [[maybe_unused]] Place where) {
   fence();
   CRASH_POINT_AT("tx.lock", where);
   u32 free = 0;
+  u64 next_look = 0;
   for (u32 spins = 0; !l.owner.compare_exchange_weak(free, client.slot + 1, std::memory_order_acquire, std::memory_order_relaxed);
        free = 0) {
     SHOAL_CHECK(free != client.slot + 1);
     if (++spins < 200) {
       cpu_relax();
     } else {
-      // The holder lost its core, or died and waits for its repair.
+      // The holder lost its core, or died and waits for its repair. By the clock: on a busy machine a yield may take long.
       sched_yield();
-      if ((spins & 1023) != 0) continue;
+      u64 now = now_ns();
+      if (now < next_look) continue;
+      next_look = now + 1'000'000;
       if (client.h->dead.load(std::memory_order_relaxed) || peek(client.cut)) throw Error(Error::ENDED, "the session has ended: its supervisor is gone");
       // Nobody else frees a dead one's locks while the supervisor waits here, busy with another one's death. It may be
       // that of the holder itself, or one that a living holder waits for in its turn: so all the dead let go.
