@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -16,6 +17,9 @@ import shoal
 from shoal import _core
 
 ALIVE = 2  # SlotState in core/abi.h
+
+# A shell that starts us in the background may have had it ignored, and the tests press Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module")
