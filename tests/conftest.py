@@ -18,8 +18,9 @@ from shoal import _core
 
 ALIVE = 2  # SlotState in core/abi.h
 
-# A shell that starts us in the background may have had it ignored, and the tests press Ctrl-C.
+# Who starts us in the background (a shell, nohup) may have had them ignored, and the tests press Ctrl-C and hang up.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="module")
