@@ -103,7 +103,7 @@ crash-package: $(STAMPS)/tools $(STAMPS)/run $(STAMPS)/test
 	@cp -r src/shoal build/crash/package/ && cp build/crash/_core.*.so build/crash/package/shoal/
 
 .PHONY: crashpoints
-crashpoints: crash-package ## Kill each kind of process at each marked step (about fifteen minutes)
+crashpoints: crash-package ## Kill each kind of process at each marked step (twenty minutes; ARGS=--resume goes on)
 	@PYTHONPATH='$(CURDIR)/build/crash/package' $(BIN)/python -m tests.crashpoints $(ARGS)
 	@PYTHONPATH='$(CURDIR)/build/crash/package' $(BIN)/python -m pytest -q tests/sync/test_crash_points.py \
 		tests/sync/test_rollback.py tests/versioned/test_versioned_steps.py

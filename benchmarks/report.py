@@ -12,7 +12,7 @@ from benchmarks import facts
 from benchmarks.measure import summary
 from benchmarks.peers import PEERS, PHYSICAL, RIVALS
 from benchmarks.rows import ASLEEP, BY_KEY, GROUPS, IDEALS, REFERENCE_UNITS, SPINNING, Row
-from benchmarks.run import Options, Results
+from benchmarks.run import ENOUGH_S, FAR, Options, Results
 
 HEADINGS = {
     "startup": "Starting and resting",
@@ -174,7 +174,8 @@ def markdown(result: dict[str, Any]) -> str:
         f"Measured on {result['date'].split()[0]}: {machine['processor']}, {machine['cores']} cores, "
         f"{machine['memory_gb']:.0f} GB, Linux {machine['kernel']}; {packages}. "
         f"{result['rounds']} rounds in {result['seconds']:.0f} s, every peer in a process of its own, one "
-        "after the other in each round. Medians; ± is half the distance of the quartiles.",
+        "after the other in each round. Medians; ± is half the distance of the quartiles. In the first round only: what a peer is "
+        f"more than {FAR:.0f} times behind Shoal in, and what took it more than {ENOUGH_S:.0f} s.",
         "",
     ]
     if machine["load_before"][0] > QUIET:

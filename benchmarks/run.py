@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -42,7 +43,10 @@ from benchmarks.rows import (
 
 ROOT = Path(__file__).resolve().parent.parent
 START_LIMIT_S = 60.0  # to start or end a session
-ENOUGH_S = 4.0  # a row on which a peer has spent so much is not repeated in a further round
+# A peer does not repeat a row in a further round if it has spent ENOUGH_S on it, or is FAR times behind Shoal in it: another
+# sample would cost more than it tells. (Shoal itself is spared only by the first of these.)
+ENOUGH_S = 4.0
+FAR = 20.0
 _PHYSICAL_ROWS: dict[Group, tuple[str, ...]] = {  # by the first group of a stage
     "startup": (PYTHON,),
     "tasks": (ASLEEP, SPINNING),
@@ -131,10 +135,10 @@ class Run:
             self.round(number)
             self.results.rounds += 1
             # What a further round will leave out: rows that are measured once, or on which enough was spent.
-            spared = (
-                sum(s for (row, peer), s in self.results.seconds.items() if s >= ENOUGH_S or (row in BY_KEY and BY_KEY[row].once))
-                if not number
-                else 0
+            spared = sum(
+                seconds
+                for (row, peer), seconds in self.results.seconds.items()
+                if not number and row in BY_KEY and not self.again(BY_KEY[row], peer)
             )
             last = time.monotonic() - round_begun - spared
 
@@ -164,11 +168,20 @@ class Run:
         """The rows of this peer that are worth another round."""
         for row in rows:
             failed = peer in self.results.missing.get(row.key, {})
-            enough = self.results.seconds.get((row.key, peer), 0.0) >= ENOUGH_S
-            if row.key in PEERS[peer].rows and not (failed or enough or (row.once and number)):
+            if row.key in PEERS[peer].rows and not failed and (not number or self.again(row, peer)):
                 yield row.key
         if peer == "serial":
             yield from (ideal for ideal in IDEALS if any(row.reference == ideal for row in rows))
+
+    def again(self, row: Row, peer: str) -> bool:
+        """Whether a further round of it tells more than it costs."""
+        if row.once or self.results.seconds.get((row.key, peer), 0.0) >= ENOUGH_S:
+            return False
+        samples = self.results.samples.get(row.key, {})
+        if peer == "shoal" or not samples.get("shoal") or not samples.get(peer):
+            return True
+        ours, theirs = (statistics.median(samples[name]) for name in ("shoal", peer))
+        return max(theirs, ours) <= FAR * min(theirs, ours) or (ours < theirs) == row.higher
 
     def start_up(self, peer: str, rows: Sequence[str]) -> None:
         if not rows:
@@ -186,6 +199,7 @@ class Run:
                 self.results.fail(row, peer, f"{type(error).__name__}: {error}")
             return
         self.results.parts.setdefault(peer, []).append(found["parts"])
+        self.results.seconds["idle_cpu", peer] = idle_s
         for row in rows:
             if row in found:
                 self.results.add(row, peer, [found[row]])

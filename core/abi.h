@@ -49,7 +49,11 @@ constexpr u32 DRAFTS = 8;               // copies for rollback or a commit that 
 constexpr u64 SPILL_FROM = 64 << 10;    // bytes of a payload; smaller values stay in memory
 constexpr u32 SPILL_JOBS = 8;           // objects that one process writes out or reads back at a time
 constexpr u32 SPILL_SEGMENTS = 1024;    // of the spill file, SPILL_SEGMENT bytes each
+#ifdef SHOAL_CRASH_POINTS
+constexpr u64 SPILL_SEGMENT = 96ull << 20;  // small enough for a test to come to the next one
+#else
 constexpr u64 SPILL_SEGMENT = 8ull << 30;
+#endif
 
 constexpr u32 DRIVER_SLOT = 0;
 constexpr u32 SUPERVISOR_SLOT = 1;

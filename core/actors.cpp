@@ -158,15 +158,18 @@ void Client::actor_alive(Handle handle) {
   after_tx();
 }
 
-void Client::actor_restarting(Handle handle) {
+// False: it has been declared dead, which is final (by who failed to make it, and died before its record was gone).
+bool Client::actor_restarting(Handle handle) {
   SHOAL_CHECK(entry(handle).kind == KIND_ACTOR && entry(handle).payload);
   Actor* a = actor(handle);
   Tx tx(*this);
   tx.lock(a->lock);
+  if (a->state.load(std::memory_order_relaxed) == ACTOR_DEAD) return false;
   tx.set(a->state, u32(ACTOR_RESTARTING));
   tx.set(a->kill, 0u);
   if (a->restarts > 0) tx.set(a->restarts, a->restarts - 1);
   tx.commit();
+  return true;
 }
 
 // No call is accepted any more. `death`: the exception that calls get. False: it was dead already.

@@ -193,10 +193,10 @@ void Client::fill(Offset from, Offset to, bool cold, bool let_go) {
   void* others = let_go && to - from >= LONG_CALL && let_others_run && !in_tx ? let_others_run() : nullptr;
   int error = madvise(rw + from, to - from, 23 /* MADV_POPULATE_WRITE */) != 0 ? errno : 0;
   if (others) come_back(others);
-  if (!error) return;
+  if (!error || !cold) return;  // what is warm is there
   if (error != EINVAL && error != EINTR)
     throw Error(Error::FULL, std::string("the system has no memory left for the arena: ") + std::strerror(error));
-  if (cold) commit_pages(memfd, from, to - from);
+  commit_pages(memfd, from, to - from);
 }
 
 // The run stays free all the while: taken away, it could be just what somebody needs. So the lock is held while pages

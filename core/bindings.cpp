@@ -569,7 +569,7 @@ NB_MODULE(_core, m) {
     Handle d = ref_handle(death);
     return call([&] { return C.actor_dead(h, d); });
   });
-  m.def("actor_restarting", [](u64 h) { need_session(); call([&] { C.actor_restarting(h); }); });
+  m.def("actor_restarting", [](u64 h) { need_session(); return call([&] { return C.actor_restarting(h); }); });
   m.def("actor_drop_life", [](u64 h) { need_session(); call([&] { C.actor_drop_life(h); }); });
   m.def("actor_starts", [](u64 h) { need_session(); call([&] { C.actor_starts(h); }); });
   m.def("actor_hold", [](u64 h) {  // a reference, or None if it is gone: whoever reads or changes an actor needs one

@@ -195,8 +195,7 @@ struct Client {
   void publish(Handle h, bool failed);         // CREATING or PENDING -> READY / FAILED; wakes; readies dependents
   void acquire(Handle h);                      // one more reference from this process
   void release(Handle h);
-  void drop_contained(Handle h);               // a task or object no longer refers to h
-  bool drop_contained_tx(Tx& tx, Handle h);    // the same inside tx (locks h); true: caller calls dispose(h)
+  bool drop_contained_tx(Tx& tx, Handle h);    // a task or object no longer refers to h; true: caller calls dispose(h)
   void dispose(Handle h);
   void add_contained(Handle h);
   void pin(Handle h) { add_contained(h); }
@@ -337,7 +336,6 @@ struct Client {
   void unlink_running(Tx& tx, Task* t);
   void drop_deps(Task* t);
   void free_task(Task* t);
-  void adopt(Task* t);                         // the record being built becomes one we execute
   u64 task_bytes(const Task* t) const;
   Handle stream_next(Task* t);                 // the return after this one, not yet part of the record
   void stream_advance(Task* t);                // ... becomes the record's return
@@ -365,7 +363,7 @@ struct Client {
   Task* take_mail_any(Handle h, bool also_unready);
   void wait_for_lock(Task* t);
   void unlink_mail(Tx& tx, Actor* a, Task* t);
-  void actor_restarting(Handle h);
+  bool actor_restarting(Handle h);
   void actor_alive(Handle h);
   Task* take_all_mail(Handle h);               // supervisor: unlinks one call of a dead actor
   bool actor_dead(Handle h, Handle death);

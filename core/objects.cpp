@@ -357,17 +357,6 @@ bool Client::drop_contained_tx(Tx& tx, Handle h) {
   return unreferenced(tx, h);
 }
 
-void Client::drop_contained(Handle h) {
-  bool dead;
-  {
-    Tx tx(*this);
-    dead = drop_contained_tx(tx, h);
-    tx.commit();
-  }
-  if (dead) dispose(h);
-  if (!to_ring.empty()) after_tx();
-}
-
 // Takes an object apart that nothing refers to. Chains of objects that contain one another are followed with a
 // list of our own, not by recursion. Each step leaves an entry in DISPOSING whose payload tells what is left.
 void Client::dispose(Handle first) {

@@ -446,13 +446,6 @@ bool Client::steal(Handle handle, Task** out) {
   return true;
 }
 
-void Client::adopt(Task* t) {
-  Tx tx(*this);
-  link_running(tx, t);
-  tx.set(me->building, Offset(0));
-  tx.commit();
-}
-
 void Client::free_task(Task* t) {
   Tx tx(*this);
   unlink_running(tx, t);

@@ -52,7 +52,7 @@ struct Member {
 
 class Round {
  public:
-  Round(const Theme& theme, u64 seed) : theme_(theme), rnd_{seed}, w_(theme.heap_bytes, WORKERS, ACTORS) {
+  Round(const Theme& theme, u64 seed) : theme_(theme), rnd_{seed}, w_(theme.heap_bytes, WORKERS, ACTORS, theme.spills) {
     for (u32 i = 0; i < CLIENTS; i++) members_[i].is_client = true;
   }
 
@@ -76,6 +76,9 @@ class Round {
     }
     leaving_ = false;
     w_.audit();
+    if (!theme_.spills) return;
+    count(SPILLS, w_.c.h->spill.writes.exchange(0));
+    count(RESTORES, w_.c.h->spill.reads.exchange(0));
   }
 
  private:

@@ -36,7 +36,7 @@ void doing(const char* format, ...) {
 
 std::string take_counts() {
   static const char* names[NCOUNTS] = {"operations", "puts",     "tasks", "steals", "cancels",      "actor calls", "of them checked for order",
-                                       "stream items", "actors killed", "critical sections", "changes of containers", "of versions", "views", "ring records", "ownerships",
+                                       "stream items", "actors killed", "critical sections", "changes of containers", "of versions", "views", "ring records", "ownerships", "values spilled", "read back",
                                        "time-outs",    "names",    "refused for lack of memory", "deaths", "tasks run again"};
   std::string text;
   for (u32 i = 0; i < NCOUNTS; i++)
@@ -151,12 +151,16 @@ __attribute__((no_sanitize("thread"))) void dump(Client& c) {
 
 // ---------------------------------------------------------------------------------------------- world
 
-World::World(u64 heap_bytes, u32 workers, u32 actors) {
+World::World(u64 heap_bytes, u32 workers, u32 actors, bool spills) {
   int fd = memfd_create("shoal-stress", MFD_CLOEXEC);
   REQUIRE(fd >= 0);
   Client::format(fd, heap_bytes, 2);
   c.attach(fd, eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
   c.become(SUPERVISOR_SLOT, ROLE_SUPERVISOR, i32(getpid()));
+  if (spills) {  // a memfd would not do: its file system does not say how much room there is
+    c.spillfd = open("/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    REQUIRE(c.spillfd >= 0);
+  }
   shown = &c;
   board->memfd.store(fd);
   resources_ = {{"CPU", i64(workers) * 10000}, {"GPU", 10000}, {"ACTOR", i64(actors) * 10000}};
@@ -176,6 +180,8 @@ World::World(u64 heap_bytes, u32 workers, u32 actors) {
 World::~World() {
   shown = nullptr;
   board->memfd.store(-1);
+  if (c.spillfd >= 0) close(c.spillfd);
+  c.spillfd = -1;
   c.detach();
 }
 
@@ -242,8 +248,9 @@ void check_lock_order(Client& c) {
     if (o >= c.h->entries) return 2;
     if (o == c.offset(&c.h->sched.lock)) return 3;
     if (o >= c.offset(c.h->sched.shapes) && o < c.offset(c.h->sched.shapes + MAX_SHAPES)) return 4;
-    if (o >= c.offset(c.h->heap.classes) && o < c.offset(c.h->heap.classes + NUM_CLASSES)) return 5;
-    return 6;  // the heap's, and that of the free entries, which is taken alone
+    if (o == c.offset(&c.h->spill.lock)) return 5;
+    if (o >= c.offset(c.h->heap.classes) && o < c.offset(c.h->heap.classes + NUM_CLASSES)) return 6;
+    return 7;  // the heap's, and that of the free entries, which is taken alone
   };
   const Journal& j = c.me->journal;
   Offset last = j.locks[j.nlocks - 1];
@@ -281,6 +288,17 @@ static void end_task(Client& c, Task* t, bool failed) {
 
 void fail_task(Client& c, Task* t) { end_task(c, t, true); }
 
+void drop_contained(Client& c, Handle h) {
+  bool dead;
+  {
+    Tx tx(c);
+    dead = c.drop_contained_tx(tx, h);
+    tx.commit();
+  }
+  if (dead) c.dispose(h);
+  if (!c.to_ring.empty()) c.after_tx();
+}
+
 static bool retry(Task* t) {
   if (t->retries == 0) return false;
   if (t->retries > 0) t->retries--;
@@ -309,7 +327,7 @@ bool World::restart(Task* t) {
   u32 closing = a->closing.load();
   bool wanted = closing == 0 || (closing == 1 && a->count.load());  // calls of handles that are gone
   if (!wanted || a->restarts == 0) return false;
-  c.actor_restarting(t->actor);
+  if (!c.actor_restarting(t->actor)) return false;
   retry(t);
   c.requeue(t);
   return true;

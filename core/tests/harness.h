@@ -47,7 +47,7 @@ struct Options {
 
 // What happened, for the summary lines.
 enum Count : u32 { OPS, PUTS, TASKS, STEALS, CANCELS, CALLS, ORDERED, STREAMED, KILLS, SECTIONS, ITEMS_MOVED, VERSIONS, VIEWS,
-                   RECORDS, OWNERSHIPS, TIMEOUTS, NAMED, FULL, DIED, RETRIED, NCOUNTS };
+                   RECORDS, OWNERSHIPS, SPILLS, RESTORES, TIMEOUTS, NAMED, FULL, DIED, RETRIED, NCOUNTS };
 
 // Anonymous memory shared by all processes of the program.
 struct Board {
@@ -71,7 +71,7 @@ void dump(Client& c);   // the arena's state, for people
 // One arena, with a supervisor (slot 1) in this process. Threads share its mapping.
 class World {
  public:
-  World(u64 heap_bytes, u32 workers, u32 actors);
+  World(u64 heap_bytes, u32 workers, u32 actors, bool spills = false);
   ~World();
   World(const World&) = delete;
 
@@ -122,6 +122,7 @@ inline Guarded* guarded(Client& c, Handle h) { return reinterpret_cast<Guarded*>
 inline Records* records(Client& c, Handle h) { return reinterpret_cast<Records*>(c.rw + c.entry(h).payload + c.spans(h)[0].start); }
 void mourn(Client& c, Handle actor);                // it is dead: no call of it is run any more
 void check_lock_order(Client& c);                   // may the last lock in its journal be taken after the others?
+void drop_contained(Client& c, Handle h);           // what add_contained() counted
 void fail_task(Client& c, Task* t);                 // what is not sealed yet gets an exception; then finish()
 
 void threads(const Options& o);

@@ -10,14 +10,15 @@ constexpr u32 MAX_HELD = 48;
 
 //                 put big read drop submit wait cancel stream name actor call kill section pass queue table version view ring owned
 const Theme themes[] = {
-    {"everything", {12, 1, 10, 14, 16, 8, 3, 2, 5, 1, 8, 1, 10, 6, 6, 6, 5, 5, 3, 4}, 1 << 30, false},
-    {"objects", {30, 1, 20, 30, 0, 0, 0, 0, 6, 0, 0, 0, 0, 30, 0, 0, 0, 0, 0, 0}, 1 << 30, false},
-    {"tasks", {4, 0, 4, 20, 40, 14, 8, 4, 1, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0}, 1 << 30, false},
-    {"actors", {4, 0, 2, 16, 6, 6, 4, 0, 6, 3, 40, 2, 0, 2, 0, 0, 0, 0, 0, 0}, 1 << 30, false},
-    {"locks", {2, 0, 0, 2, 2, 1, 0, 0, 4, 0, 0, 0, 90, 2, 0, 0, 0, 0, 0, 10}, 1 << 30, false},
-    {"containers", {8, 0, 2, 4, 4, 1, 0, 0, 0, 0, 0, 0, 0, 0, 40, 40, 0, 0, 0, 0}, 1 << 30, false},
-    {"versions", {8, 0, 4, 6, 4, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 30, 30, 20, 20}, 1 << 30, false},
-    {"memory", {20, 30, 12, 40, 4, 2, 0, 0, 1, 0, 0, 0, 0, 6, 4, 4, 4, 1, 0, 1}, 48 << 20, true},
+    {"everything", {12, 1, 10, 14, 16, 8, 3, 2, 5, 1, 8, 1, 10, 6, 6, 6, 5, 5, 3, 4}, 1 << 30, false, false},
+    {"objects", {30, 1, 20, 30, 0, 0, 0, 0, 6, 0, 0, 0, 0, 30, 0, 0, 0, 0, 0, 0}, 1 << 30, false, false},
+    {"tasks", {4, 0, 4, 20, 40, 14, 8, 4, 1, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0}, 1 << 30, false, false},
+    {"actors", {4, 0, 2, 16, 6, 6, 4, 0, 6, 3, 40, 2, 0, 2, 0, 0, 0, 0, 0, 0}, 1 << 30, false, false},
+    {"locks", {2, 0, 0, 2, 2, 1, 0, 0, 4, 0, 0, 0, 90, 2, 0, 0, 0, 0, 0, 10}, 1 << 30, false, false},
+    {"containers", {8, 0, 2, 4, 4, 1, 0, 0, 0, 0, 0, 0, 0, 0, 40, 40, 0, 0, 0, 0}, 1 << 30, false, false},
+    {"versions", {8, 0, 4, 6, 4, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 30, 30, 20, 20}, 1 << 30, false, false},
+    {"memory", {20, 30, 12, 40, 4, 2, 0, 0, 1, 0, 0, 0, 0, 6, 4, 4, 4, 1, 0, 1}, 48 << 20, true, false},
+    {"spilling", {12, 30, 50, 16, 4, 2, 0, 0, 1, 0, 0, 0, 0, 0, 6, 6, 4, 0, 0, 1}, 24 << 20, true, true},
 };
 const u32 num_themes = sizeof themes / sizeof themes[0];
 
@@ -38,6 +39,19 @@ void each(u32 bytes, F f) {
   for (u32 i = 0; i < bytes; i += step) f(i);
   if (bytes) f(bytes - 1);
 }
+// A large value is looked at only while it is pinned: otherwise it may be spilled at any moment.
+struct Pin {
+  Client& c;
+  Handle h;
+  bool on;
+  Pin(Client& client, Handle handle) : c(client), h(handle), on(c.large(h)) {
+    if (on) c.begin_pin(h);
+  }
+  ~Pin() {
+    if (on) c.end_pin(h);
+  }
+  Pin(const Pin&) = delete;
+};
 u8 pattern(u64 value, u32 i) { return u8(value >> (i / 64 & 7) * 8) ^ u8(i >> 6); }
 }  // namespace
 
@@ -73,6 +87,7 @@ u64 Peer::read(Handle h) {
   REQUIRE(state_of(c, h) == ENTRY_READY);
   Entry& e = c.entry(h);
   if (e.flags & FLAG_INLINE) return e.payload;
+  Pin pin(c, h);
   Payload* p = c.payload(h);
   u8* base = c.rw + e.payload;
   if (p->format != FORMAT_PICKLE || p->meta_size < sizeof(Head)) return 0;
@@ -85,7 +100,9 @@ u64 Peer::read(Handle h) {
     REQUIRE(c.valid(child));
     u32 state = state_of(c, child);
     REQUIRE(state == ENTRY_PENDING || state == ENTRY_READY || state == ENTRY_FAILED);
-    if (state != ENTRY_READY || c.entry(child).flags & FLAG_INLINE || c.payload(child)->format != FORMAT_PICKLE) continue;
+    if (state != ENTRY_READY || c.entry(child).flags & FLAG_INLINE) continue;
+    Pin inside(c, child);
+    if (c.payload(child)->format != FORMAT_PICKLE) continue;
     auto* inner = reinterpret_cast<Head*>(c.rw + c.entry(child).payload + c.payload(child)->meta);
     REQUIRE(inner->value == mix(inner->seed));
   }
@@ -135,9 +152,8 @@ void Peer::drop_all() {
 // What comes out of a container may be anybody's: nobody knows what to expect, but it is whole.
 void Peer::taken(Handle h) {
   if (!h) return;
-  Held x{h};
-  look(x);
-  keep(x);
+  keep({h});
+  look({h});
 }
 
 // A finished value must be what was expected.
@@ -265,7 +281,7 @@ void Peer::pass() {
       flight_->queue.pop_front();
     }
     c.acquire(x.h);
-    c.drop_contained(x.h);
+    drop_contained(c, x.h);
     look(x);
     keep(x);
   }

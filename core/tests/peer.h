@@ -40,6 +40,7 @@ struct Theme {
   u32 weights[NUM_OPS];
   u64 heap_bytes;
   bool scarce;  // memory runs out: anything may fail
+  bool spills;  // there is a file for what nobody looks at
 };
 extern const Theme themes[];
 extern const u32 num_themes;

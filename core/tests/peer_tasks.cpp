@@ -208,8 +208,17 @@ void Peer::execute(Task* t) {
     if (i >= call.waited) continue;
     u32 state = state_of(c, h);
     REQUIRE(state == ENTRY_READY || state == ENTRY_FAILED);
-    if (state == ENTRY_FAILED) failed = true;
-    else fold = mix(fold ^ read(h));
+    if (state == ENTRY_FAILED) {
+      failed = true;
+      continue;
+    }
+    try {
+      fold = mix(fold ^ read(h));
+    } catch (const Error& e) {  // it was spilled, and there is no room for it
+      REQUIRE_TEXT(theme_.spills && e.code == Error::FULL, e.what());
+      count(FULL);
+      failed = true;
+    }
   }
   here();
   count(t->kind == TASK_ACTOR_CALL ? CALLS : TASKS);

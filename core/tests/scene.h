@@ -34,6 +34,7 @@ void container_scenes(std::vector<Scene>& all);
 void task_scenes(std::vector<Scene>& all);
 void version_scenes(std::vector<Scene>& all);
 void ownership_scenes(std::vector<Scene>& all);
+void spill_scenes(std::vector<Scene>& all);
 
 inline void nothing(Stage&) {}
 Handle make(Client& c, u64 bytes, std::initializer_list<Handle> refs = {});  // a value

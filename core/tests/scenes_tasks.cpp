@@ -177,14 +177,6 @@ void running(std::vector<Scene>& all) {
                    s.c.requeue(t);
                    run_next(s);
                  }});
-  all.push_back({"run: the record being built", nothing, nothing, [](Stage& s) {
-                   Handle arg = make(s.c, 10);
-                   Task* t = build(s, {.retries = 0, .waits = {arg}}, &s.mine);
-                   s.c.release(arg);
-                   s.c.adopt(t);
-                   run(s.c, t);
-                   release_all(s, s.mine);
-                 }});
   all.push_back({"wait: two who wait are rung", [](Stage& s) {
                    prepare_queued(s);
                    s.c.watch(s.sure[0]);

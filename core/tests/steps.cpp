@@ -90,7 +90,7 @@ bool wait_for(const Scene& scene, Stage& s, pid_t pid, Death death) {
 // True if the victim was killed, false if it came to its end first.
 bool play(const Scene& scene, Death death) {
   doing("scene '%s', death %u instructions after step %llu", scene.name, death.instructions, (unsigned long long)death.step);
-  World w(64 << 20, 2, 2);
+  World w(64 << 20, 2, 2, true);
   Stage s{w, w.c, {}, {}, {}};
   scene.prepare(s);
   shared->meeting.store(NONE);
@@ -152,6 +152,7 @@ void steps(const Options& o) {
   task_scenes(scenes);
   version_scenes(scenes);
   ownership_scenes(scenes);
+  spill_scenes(scenes);
   if (!o.scene.empty()) std::erase_if(scenes, [&](const Scene& x) { return o.scene != x.name; });
   REQUIRE_TEXT(!scenes.empty(), "there is no scene of that name");
   u64 start = now_ns(), all = 0;

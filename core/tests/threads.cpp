@@ -63,7 +63,7 @@ class Round {
       set(*m, Member::GO);
     }
     while (!parked(true)) supervise();
-    for (auto& x : flight_.queue) w_.c.drop_contained(x.h);
+    for (auto& x : flight_.queue) drop_contained(w_.c, x.h);
     flight_.queue.clear();
     w_.forget();
     while (!w_.settled()) supervise();

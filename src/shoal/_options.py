@@ -11,7 +11,6 @@ so that shares add up exactly; memory is in bytes.
 
 from __future__ import annotations
 
-import difflib
 import math
 import numbers
 import os
@@ -489,6 +488,8 @@ _NOUN = {"task": "a task", "actor": "an actor", "method": "a method"}
 
 
 def _unknown_option(kind: str, name: str, valid: Mapping[str, _Check]) -> ValueError:
+    import difflib  # seldom needed
+
     close = difflib.get_close_matches(name, valid, n=1)
     others = [
         _NOUN[other]

@@ -223,14 +223,7 @@ def claim(ref: ObjectRef, how: Literal["wait", "request", "steal"] = "wait", *, 
     if found is None:
         return None
     if found is _core.TIMED_OUT:
-        now = owner(ref)
-        error = ClaimTimeoutError(
-            f"the object is still owned by {now}, in epoch {now.epoch}; it was not handed on within {timeout} seconds"
-            if now
-            else f"the object was not handed on within {timeout} seconds"
-        )
-        error.owner = now
-        raise error
+        raise _too_late(ref, timeout)
     task_ended, pid, name, age, epoch = found
     return OwnerDied(name or "a process", pid or None, epoch, time.time() - age, task_ended)
 
@@ -252,11 +245,28 @@ _HOW = {"wait": 0, "request": 1, "steal": 2}
 _NEVER, _STALE, _DEAD = 1, 2, 3  # Client::Owned in core/client.h; and the actor that it was to go to is dead
 
 
+# Errors are made in functions of their own: one in a variable of the frame that raises it is a cycle, and what that frame and its
+# callers refer to would stay until Python looks for garbage.
+def _too_late(ref: ObjectRef, timeout: float | None) -> ClaimTimeoutError:
+    now = owner(ref)
+    error = ClaimTimeoutError(
+        f"the object is still owned by {now}, in epoch {now.epoch}; it was not handed on within {timeout} seconds"
+        if now
+        else f"the object was not handed on within {timeout} seconds"
+    )
+    error.owner = now
+    return error
+
+
 def _judge(ref: ObjectRef, verdict: int, what: str) -> None:
-    if not verdict:
-        return
+    if verdict:
+        raise _refusal(ref, verdict, what)
+
+
+def _refusal(ref: ObjectRef, verdict: int, what: str) -> NotOwnerError | StaleOwnerError:
     now = owner(ref)
     ago = f"{max(0.0, time.time() - now.since):.1f} s ago" if now else ""
+    error: NotOwnerError | StaleOwnerError
     if verdict == _NEVER:
         error = NotOwnerError(
             f"cannot {what} an object that is not this process's: "
@@ -275,7 +285,7 @@ def _judge(ref: ObjectRef, verdict: int, what: str) -> None:
             + ". Drop the arrays you got before: what is written to them goes into the new owner's object"
         )
     error.owner = now
-    raise error
+    return error
 
 
 def _dead(handle: ActorHandle) -> ActorDiedError:

@@ -553,6 +553,11 @@ def find_unpicklable(value: Any, name: str = "value") -> list[str]:
 def _fail(value: Any, name: str, error: Exception) -> NoReturn:
     if isinstance(error, _FINAL):
         raise error
+    raise _explained(value, name, error) from error
+
+
+# A function of its own: an exception in a variable of the frame that raises it is a cycle, with the value in it.
+def _explained(value: Any, name: str, error: Exception) -> PicklingError:
     try:
         failures = _failures(value, name, depth=8)
     except Exception:  # the search is a courtesy; the error itself must get through
@@ -564,7 +569,7 @@ def _fail(value: Any, name: str, error: Exception) -> NoReturn:
         advice = "It is nested too deeply: raise sys.setrecursionlimit() where it is pickled and where it is used, or flatten it."
     explained = PicklingError(f"cannot pickle {first}{also}: {type(error).__name__}: {error}. {advice}")
     explained.path, explained.type_name = first.path, _type_name(first.obj)
-    raise explained from error
+    return explained
 
 
 def inspect_serializability(

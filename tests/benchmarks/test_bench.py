@@ -14,7 +14,7 @@ from benchmarks.breakdown import callgrind, groups
 from benchmarks.measure import Plan, rates, summary
 from benchmarks.peers import PEERS, PHYSICAL
 from benchmarks.rows import BY_KEY, REFERENCE_UNITS, ROWS, SPINNING, select
-from benchmarks.run import Lines, Options, Results
+from benchmarks.run import Lines, Options, Results, Run
 from benchmarks.scaling.__main__ import verdicts
 from benchmarks.scaling.curves import CURVES
 from benchmarks.scaling.draw import draw
@@ -110,6 +110,22 @@ def results() -> Results:
         found.add("numerical", peer, [seconds])
         found.checks.setdefault("numerical", {})[peer] = 5.0 if peer == "multiprocessing" else 3.0
     return found
+
+
+def test_what_a_further_round_repeats() -> None:
+    run = Run(Options(select("tasks_sync,numerical,numerical_busy")))
+    run.log.close()
+    run.results = results()
+    tasks, numerical, busy = run.options.rows
+    run.results.seconds["numerical", "shoal"] = 100.0
+    assert [peer for peer in ("shoal", "ray", "multiprocessing", "joblib", "concurrent.futures") if run.again(tasks, peer)] == [
+        "shoal", "concurrent.futures"
+    ]  # fmt: skip
+    assert [peer for peer in ("shoal", "ray", "serial") if run.again(numerical, peer)] == ["ray", "serial"]
+    assert not run.again(busy, "ray"), "it is measured once"
+    assert list(run.wanted("joblib", [tasks], 0)) == ["tasks_sync"], "the first round has everything"
+    assert list(run.wanted("joblib", [tasks], 1)) == []
+    assert list(run.wanted("concurrent.futures", [tasks], 1)) == [], "it has failed"
 
 
 def test_ratios_goals_and_wrong_results() -> None:

@@ -3,243 +3,237 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
+import queue
 import random
-import signal
+import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
 
 from tests.crashpoints import hosts
-from tests.crashpoints.board import Board, marks
+from tests.crashpoints.board import CORE, marks
 from tests.crashpoints.workloads import WORKLOADS
 
 KINDS = ("worker", "actor", "guest", "driver", "supervisor")
+WAYS = ("driver", "worker", "actor", "guest", "alone")
 GONE_S = 1.0
-TRIES = 3  # times that a workload is done until its victim dies
+TRIES, MORE_TRIES = 3, 8  # workloads that are done until the victim dies: at first, and once more at the end
+STATE = CORE.parent / "build" / "crashpoints.jsonl"  # what is done, for --resume
+EXCLUDED = Path(__file__).with_name("excluded.txt")
+
+
+class Walkers:
+    """Processes that do orders side by side."""
+
+    def __init__(self, n: int, seed: int, folder: str) -> None:
+        self.orders: queue.Queue[tuple[Any, Any] | None] = queue.Queue()
+        self.answers: queue.Queue[tuple[Any, Any, dict[str, Any]]] = queue.Queue()
+        self.threads = [threading.Thread(target=self._serve, args=(k, seed, folder), daemon=True) for k in range(n)]
+        for thread in self.threads:
+            thread.start()
+
+    def _serve(self, k: int, seed: int, folder: str) -> None:
+        home = f"{folder}/{k}"
+        os.mkdir(home)
+        # The token must be in what /proc shows of all of its processes. Sessions are made and looked for in its own folder.
+        environment = {**os.environ, hosts.TOKEN: f"{os.getpid()}-{k}", "TMPDIR": home}
+        environment.pop("XDG_RUNTIME_DIR", None)
+        walker = subprocess.Popen(
+            [sys.executable, "-m", "tests.crashpoints.walker", f"{seed + k}"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+        )  # fmt: skip
+        assert walker.stdin is not None and walker.stdout is not None
+        while (item := self.orders.get()) is not None:
+            key, order = item
+            walker.stdin.write(json.dumps(order) + "\n")
+            walker.stdin.flush()
+            line = walker.stdout.readline()
+            self.answers.put((key, order, json.loads(line) if line else {"problem": "the walker itself has ended"}))
+            if not line:
+                break
+        walker.stdin.close()
+        walker.wait()
+
+    def close(self) -> None:
+        for _ in self.threads:
+            self.orders.put(None)
+        for thread in self.threads:
+            thread.join(2 * hosts.LIMIT_S)
 
 
 class Walk:
-    def __init__(self, options: argparse.Namespace, folder: str) -> None:
-        self.options, self.folder = options, folder
-        self.board = Board(f"{folder}/board")
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
         self.rng = random.Random(options.seed)
-        self.log = f"{folder}/log"
-        self.session = f"walk-{os.getpid()}"
-        self.token = os.environ[hosts.TOKEN]
-        self.driver: tuple[int, int, int] | None = None  # pid, answers, orders
+        self.started = time.monotonic()
+        self.reached: dict[tuple[str, str], list[list[Any]]] = defaultdict(list)  # (kind, mark): by what, see walker.Way
+        self.done: dict[tuple[str, str], dict[str, Any]] = {}
         self.failures: list[str] = []
-        self.slowest_end = 0.0
-        self.late = 0
+        self.state: Any = None
 
-    # -- the session that outlives its workers, actors and guests -----------------------------------------------------
-
-    def start(self) -> None:
-        theirs, orders = os.pipe()
-        os.set_inheritable(theirs, True)
-
-        def act(pipe: int) -> None:
-            os.close(orders)
-            hosts.driver(self.session, pipe, theirs)
-
-        pid, answers = hosts.fork(act, self.log)
-        os.close(theirs)
-        self.driver = (pid, answers, orders)
-        assert hosts.read_line(answers, hosts.LIMIT_S) == '"ready"\n', self.tail()
-
-    def stop(self) -> None:
-        if self.driver is None:
-            return
-        pid, answers, orders = self.driver
-        self.driver = None
-        os.close(orders)
-        os.waitpid(pid, 0)
-        os.close(answers)
-
-    def clear(self) -> None:
-        """After a failure: nobody is left of the session."""
-        for pid in hosts.processes(self.token):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        if self.driver is not None:
-            pid, answers, orders = self.driver
-            os.waitpid(pid, 0)
-            os.close(answers)
-            os.close(orders)
-            self.driver = None
-
-    def tail(self) -> str:
-        with open(self.log, errors="replace") as file:
-            return file.read()[-6000:]
-
-    def order(self, kind: str, name: str, seed: int) -> str:
-        """Has the driver do it; what is wrong, or nothing."""
-        if self.driver is None:
-            self.start()
-        assert self.driver is not None
-        pid, answers, orders = self.driver
-        os.write(orders, (json.dumps([kind, name, seed]) + "\n").encode())
-        answer = hosts.read_line(answers, hosts.LIMIT_S * 1.5)
-        if answer:
-            return str(json.loads(answer))
-        for one in hosts.processes(self.token) if answer is None else ():
-            try:
-                os.kill(one, signal.SIGUSR1 if one == pid else signal.SIGABRT)
-            except ProcessLookupError:
-                pass
-        time.sleep(0.5)
-        return f"{'it hangs' if answer is None else 'the driver is gone'}\n{self.tail()}"
-
-    def guest(self, name: str, seed: int) -> str:
-        if self.driver is None:
-            self.start()
-        pid, pipe = hosts.fork(lambda _pipe: hosts.guest(self.session, name, seed), self.log)
-        gone = hosts.read_line(pipe, hosts.LIMIT_S)
-        os.close(pipe)
-        if gone is None:
-            os.kill(pid, signal.SIGUSR1)
-            time.sleep(0.3)
-            os.kill(pid, signal.SIGKILL)
-        _, status = os.waitpid(pid, 0)
-        if gone is None:
-            return f"the guest hangs\n{self.tail()}"
-        if status and not (os.WIFSIGNALED(status) and pid == self.board.victim):
-            return f"the guest ended with status {status}\n{self.tail()}"
-        return self.order("rest", "", 0)
-
-    def alone(self, kind: str, name: str, seed: int) -> str:
-        """A session of its own, for the deaths that end it."""
-        self.stop()
-        pid, pipe = hosts.fork(lambda _pipe: hosts.alone(kind, name, seed), self.log)
-        gone = hosts.read_line(pipe, hosts.LIMIT_S)
-        os.close(pipe)
-        if gone is None:
-            os.kill(pid, signal.SIGUSR1)
-            time.sleep(0.3)
-            self.clear()
-            os.waitpid(pid, 0)
-            return f"the driver hangs\n{self.tail()}"
-        _, status = os.waitpid(pid, 0)
-        start = time.monotonic()
-        while left := hosts.processes(self.token):
-            if time.monotonic() - start > 5 * GONE_S:
-                self.clear()
-                return f"processes are left: {left}"
-            time.sleep(0.002)
-        took = time.monotonic() - start
-        self.slowest_end = max(self.slowest_end, took)
-        self.late += took > GONE_S
-        if status and not (os.WIFSIGNALED(status) and pid == self.board.victim):
-            return f"the driver ended with status {status}\n{self.tail()}"
-        return ""
-
-    def do(self, how: str, kind: str, name: str, seed: int) -> str:
-        """One workload, done by a process of kind `how`; `kind` is that of the victim."""
-        if kind in ("driver", "supervisor"):
-            return self.alone(kind, name, seed)
-        return self.guest(name, seed) if how == "guest" else self.order(how, name, seed)
-
-    # -- the two passes -----------------------------------------------------------------------------------------------
-
-    def look(self) -> dict[tuple[str, str], list[tuple[float, str, str, int]]]:
-        """(kind, mark) -> by what it is passed: seconds, done how, workload, passages."""
-        reached: dict[tuple[str, str], list[tuple[float, str, str, int]]] = defaultdict(list)
-        for name in WORKLOADS:
-            for how in ("driver", "worker", "actor", "guest", "alone"):
-                if self.options.only and name not in self.options.only.split(","):
-                    continue
-                before, start = self.board.passages(), time.monotonic()
-                kind = "driver" if how == "alone" else "worker"
-                problem = self.do(how, kind, name, 1)
-                took = time.monotonic() - start
-                if problem:
-                    self.fail(f"{name} by {how}, nobody killed: {problem}")
-                    continue
-                for (role, mark), times in (self.board.passages() - before).items():
-                    if (role in ("driver", "supervisor")) == (how == "alone"):
-                        reached[role, mark].append((took, how, name, times))
-        return reached
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
 
     def fail(self, text: str) -> None:
         self.failures.append(text)
         print(f"crashpoints: FAILED: {text}", flush=True)
-        self.clear()
 
-    def kill_at(self, kind: str, mark: str, ways: list[tuple[float, str, str, int]]) -> bool:
-        """True: it died there. What is wrong afterwards is noted."""
-        for turn in range(TRIES):
-            cheap = sorted(ways)[: 3 if turn else 1]
-            took, how, name, times = self.rng.choice(cheap)
-            passage = 1 if turn else self.rng.randint(1, min(times, 30))
-            seed = 1 if not turn else self.rng.randrange(1000)
-            self.board.arm(kind, mark, passage)
-            problem = self.do(how, kind, name, seed)
-            victim = self.board.victim
-            self.board.disarm()
-            if problem:
-                self.fail(
-                    f"{kind} {'killed' if victim else 'to be killed'} at {mark}, passage {passage}, "
-                    f"in {name} by {how}, seed {seed}: {problem}"
-                )
-                return True
-            if victim:
-                return True
-        return False
+    # -- what is known from before ------------------------------------------------------------------------------------
 
-    def run(self) -> int:
+    def open_state(self, digest: str) -> bool:
+        """Whether an earlier walk over this source is gone on with."""
+        known = []
+        if self.options.resume and STATE.exists():
+            for line in STATE.read_text().splitlines():
+                try:
+                    known.append(json.loads(line))
+                except ValueError:  # cut off
+                    break
+        again = bool(known) and known[0] == digest
+        STATE.parent.mkdir(exist_ok=True)
+        self.state = STATE.open("w")
+        self.note(digest)
+        for line in known[1:] if again else ():
+            self.note(line)
+            if "reached" in line:
+                self.reached.update({(kind, mark): ways for kind, mark, ways in line["reached"]})
+            elif not line["answer"]["problem"]:  # what failed is done again
+                self.done[line["kind"], line["mark"]] = line["answer"]
+        return again and bool(self.reached)
+
+    def note(self, what: Any) -> None:
+        print(json.dumps(what), file=self.state, flush=True)
+
+    # -- the two passes -----------------------------------------------------------------------------------------------
+
+    def look(self, walkers: Walkers) -> None:
+        names = self.options.only.split(",") if self.options.only else list(WORKLOADS)
+        orders = [(how, name) for name in names for how in WAYS]
+        for how, name in orders:
+            walkers.orders.put(((how, name), ["look", how, name]))
+        for _ in orders:
+            (how, name), _, answer = walkers.answers.get()
+            if answer["problem"]:
+                self.fail(f"{name} by {how}, nobody killed: {answer['problem']}")
+                continue
+            for role, mark, times in answer["passed"]:
+                self.reached[role, mark].append([answer["seconds"], how, name, times])
+        self.note({"reached": [[kind, mark, ways] for (kind, mark), ways in self.reached.items()]})
+
+    def kill(self, walkers: Walkers, pairs: list[tuple[str, str]], tries: int) -> None:
+        waiting = 0
+        for kind, mark in pairs:
+            ways = sorted(self.reached[kind, mark])
+            cheap = [self.rng.choice(ways[:2]), *ways, *ways][:tries]
+            walkers.orders.put(((kind, mark), ["kill", kind, mark, cheap]))
+            waiting += 1
+        total = waiting
+        while waiting:
+            (kind, mark), _, answer = walkers.answers.get()
+            waiting -= 1
+            self.done[kind, mark] = answer
+            self.note({"kind": kind, "mark": mark, "answer": answer})
+            if answer["problem"]:
+                self.fail(answer["problem"])
+            if (total - waiting) % 200 == 0 or (self.options.verbose and (total - waiting) % 50 == 0):
+                print(f"  {total - waiting} of {total}, {self.seconds():.0f} s, {len(self.failures)} failures", flush=True)
+            if self.seconds() > self.options.seconds:
+                taken = 0
+                while not walkers.orders.empty():
+                    try:
+                        walkers.orders.get_nowait()
+                        taken += 1
+                    except queue.Empty:
+                        break
+                waiting -= taken
+                if taken:
+                    print(f"crashpoints: out of time, {taken} pairs are left: --resume goes on with them", flush=True)
+
+    def run(self, folder: str) -> int:
         options = self.options
-        started = time.monotonic()
         source = marks()
-        reached = self.look()
-        roles_of: dict[str, set[str]] = defaultdict(set)
-        for role, mark in reached:
-            roles_of[mark].add(role)
-        unreached = sorted(set(source) - set(roles_of), key=lambda m: (m.split(":")[0], int(m.split(":")[1].split()[0])))
+        digest = hashlib.sha256("".join(f"{m} {text}" for m, text in source.items()).encode()).hexdigest()
+        known = self.open_state(digest)
+        walkers = Walkers(options.jobs, options.seed, folder)
+        if not known:
+            self.look(walkers)
         print(
-            f"crashpoints: {len(source)} marks in the source, {len(set(source) & set(roles_of))} reached, "
-            f"{len(reached)} pairs of mark and kind ({time.monotonic() - started:.0f} s)",
+            f"crashpoints: {len(source)} marks in the source, {len({m for _, m in self.reached} & set(source))} reached, "
+            f"{len(self.reached)} pairs of mark and kind, {len(self.done)} of them known from before ({self.seconds():.0f} s)",
             flush=True,
         )
-        pairs = [p for p in sorted(reached) if p[0] in options.roles.split(",")]
+        pairs = [p for p in self.reached if p[0] in options.roles.split(",") and options.mark in p[1]]
+        pairs.sort(key=lambda p: (sorted(self.reached[p])[0][1:3], p))  # one workload after the other
         if options.sample:
-            pairs = self.rng.sample(pairs, min(options.sample, len(pairs)))
-        if options.mark:
-            pairs = [p for p in pairs if options.mark in p[1]]
-        pairs.sort(key=lambda p: (KINDS.index(p[0]), sorted(reached[p])[0][1:3]))
+            pairs = sorted(self.rng.sample(pairs, min(options.sample, len(pairs))), key=pairs.index)
+        self.kill(walkers, [p for p in pairs if p not in self.done], TRIES)
+        self.kill(walkers, [p for p in pairs if p in self.done and not self.died(p)], MORE_TRIES)
+        walkers.close()
+        return self.report(source, pairs)
+
+    def died(self, pair: tuple[str, str]) -> bool:
+        return bool(self.done.get(pair, {}).get("died"))
+
+    def report(self, source: dict[str, str], pairs: list[tuple[str, str]]) -> int:
         died: Counter[str] = Counter()
-        missed: list[tuple[str, str]] = []
-        for number, (kind, mark) in enumerate(pairs):
-            if time.monotonic() - started > options.seconds:
-                print(f"crashpoints: out of time after {number} of {len(pairs)} pairs", flush=True)
-                break
-            if self.kill_at(kind, mark, reached[kind, mark]):
+        kinds_of: dict[str, set[str]] = defaultdict(set)
+        for kind, mark in self.done:
+            if self.died((kind, mark)):
                 died[kind] += 1
-            else:
-                missed.append((kind, mark))
-            if options.verbose and number % 50 == 49:
-                print(
-                    f"  {number + 1} of {len(pairs)}, {time.monotonic() - started:.0f} s, {len(self.failures)} failures", flush=True
-                )
-        self.stop()
+                kinds_of[mark].add(kind)
+        ends = [answer["end_s"] for answer in self.done.values() if answer.get("end_s")]
+        late = sum(t > GONE_S for t in ends)
         print(f"crashpoints: {sum(died.values())} deaths at marks: " + ", ".join(f"{k} {died[k]}" for k in KINDS))
         print(
-            f"crashpoints: everybody gone {self.slowest_end:.3f} s after the death of a driver or supervisor at the latest, "
-            f"{self.late} times later than {GONE_S:g} s"
+            f"crashpoints: everybody gone {max(ends, default=0):.3f} s after the death of a driver or supervisor at the latest, "
+            f"{late} of {len(ends)} times later than {GONE_S:g} s"
         )
+        missed = [p for p in pairs if p in self.done and not self.died(p)]
         if missed:
-            print(f"crashpoints: {len(missed)} pairs were not passed again in {TRIES} tries: {missed[:20]}")
-        wanting = unreached if not options.only else []
-        for mark in wanting:
-            print(f"crashpoints: no workload reaches {mark}: {source[mark]}")
+            print(f"crashpoints: {len(missed)} pairs were not passed again in {TRIES + MORE_TRIES} tries: {missed[:30]}")
+        survived = {mark for mark in source if kinds_of[mark]}
+        wanting = [] if options_are_few(self.options) else self.unaccounted(source, kinds_of)
+        for text in wanting:
+            print(f"crashpoints: {text}")
         print(
-            f"crashpoints: {len(self.failures)} failures, {len(wanting)} marks not reached, {time.monotonic() - started:.0f} s",
+            f"crashpoints: {len(self.failures)} failures, {len(survived)} of {len(source)} marks "
+            f"survived by one kind of process or more, {len(wanting)} not accounted for, {self.seconds():.0f} s",
             flush=True,
         )
         return 1 if self.failures or wanting else 0
+
+    def unaccounted(self, source: dict[str, str], kinds_of: dict[str, set[str]]) -> list[str]:
+        """Marks at which nobody died and which are not excluded; and exclusions that are not true."""
+        excluded = {}
+        for line in EXCLUDED.read_text().splitlines():
+            if line.strip() and not line.startswith("#"):
+                where, _, reason = line.partition("  --  ")
+                assert reason, f"no reason is given: {line}"
+                excluded[where.strip()] = reason
+        used = set()
+        wanting = []
+        for mark, code in source.items():
+            name = f"{mark.split(':')[0]}: {code}"
+            if kinds_of[mark]:
+                if name in excluded:
+                    wanting.append(f"excluded, but {', '.join(sorted(kinds_of[mark]))} died there: {mark}: {code}")
+            elif name not in excluded:
+                reached = sorted({kind for kind, m in self.reached if m == mark})
+                wanting.append(f"{'never killed at' if reached else 'no workload reaches'} {mark}: {code}")
+            used.add(name)
+        wanting += [f"excluded, but not in the source: {name}" for name in excluded if name not in used]
+        return wanting
+
+
+def options_are_few(options: argparse.Namespace) -> bool:
+    return bool(options.only or options.mark or options.sample or options.roles != ",".join(KINDS))
 
 
 def main() -> int:
@@ -250,26 +244,17 @@ def main() -> int:
     parser.add_argument("--mark", default="", help="only marks with this in their name")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=7200)
+    parser.add_argument("--jobs", type=int, default=2 * len(os.sched_getaffinity(0)), help="sessions side by side")
+    parser.add_argument("--resume", action="store_true", help="go on with the last walk, if the source is the same")
     parser.add_argument("--verbose", action="store_true")
     options = parser.parse_args()
-    os.environ[hosts.TOKEN] = f"{os.getpid()}"
-    # The token must be in what /proc shows of us and our children, so the walk starts itself once more with it.
-    if "SHOAL_WALK_CHILD" not in os.environ:
-        os.environ["SHOAL_WALK_CHILD"] = "1"
-        os.execv(sys.executable, [sys.executable, "-m", "tests.crashpoints", *sys.argv[1:]])
     from shoal import _core
 
     if not _core.CRASH_POINTS:
         print("crashpoints: this build has none: make crashpoints")
         return 2
-    with tempfile.TemporaryDirectory(prefix="shoal-walk-") as folder:
-        os.environ["TMPDIR"] = folder  # sessions are made and looked for there
-        os.environ.pop("XDG_RUNTIME_DIR", None)
-        walk = Walk(options, folder)
-        try:
-            return walk.run()
-        finally:
-            walk.clear()
+    with tempfile.TemporaryDirectory(prefix="shoal-walk-", ignore_cleanup_errors=True) as folder:
+        return Walk(options).run(folder)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import traceback
 
 import numpy as np
 import pytest
@@ -120,3 +121,41 @@ def test_a_generator_that_dies_after_its_item_was_sealed(fresh):
             for item in items:
                 taken.append(shoal.get(item, timeout=30))
         assert taken == list(range(len(taken)))
+
+
+class Unlucky(Exception):
+    """Ends its process when it is pickled for a call of the actor that it has just been the end of."""
+
+    def __reduce__(self):
+        if any(frame.name == "mourn" for frame in traceback.extract_stack()):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Unlucky, ()
+
+
+def test_an_actor_that_was_declared_dead_stays_dead(fresh):
+    """Its process dies after it has said so, and before the record is gone that a restart would run again."""
+    fresh()
+
+    @shoal.remote(max_restarts=-1, max_task_retries=-1)
+    class Flawed:
+        def __init__(self, lives, _go):
+            shoal.get(lives[0])[0] += 1
+            if shoal.get(lives[0])[0] == 1:
+                raise Unlucky
+
+        def one(self, _before=None):
+            return 1
+
+    lives = shoal.zeros(1, "i8")
+    go, late = shoal.Queue(), shoal.Queue()
+    arrives = shoal.remote(lambda queue: queue.get(timeout=60))
+    actor = Flawed.remote([lives], arrives.remote(go))
+    calls = [actor.one.remote(), actor.one.remote(arrives.options(num_cpus=0).remote(late)), actor.one.remote()]
+    go.put(1)
+    for call in (calls[0], calls[2], calls[1], actor.one.remote()):
+        with pytest.raises(shoal.exceptions.ActorDiedError):
+            shoal.get(call, timeout=30)
+    assert shoal.get(lives)[0] == 1, "it was made again"
+    late.put(1)
+    del actor, calls, call, lives, go, late
+    audit()

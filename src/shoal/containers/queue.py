@@ -15,6 +15,12 @@ from shoal.engine import current
 __all__ = ["Empty", "Full", "Queue"]
 
 
+def _partly(done: int, n: int) -> Full:
+    error = Full(f"{done} of {n} items were added")
+    error.done = done  # type: ignore[attr-defined]
+    return error
+
+
 class Queue:
     """First in, first out, between any number of producers and consumers in any processes.
 
@@ -65,9 +71,7 @@ class Queue:
         items = list(items)
         done = _core.queue_put(self._ref, items, timeout if block else 0)
         if done < len(items):
-            error = Full(f"{done} of {len(items)} items were added")
-            error.done = done  # type: ignore[attr-defined]
-            raise error
+            raise _partly(done, len(items))
 
     def put_nowait_batch(self, items: Iterable[Any]) -> None:
         """Add items if there is room for all of them now. Raises Full and adds none.

@@ -7,11 +7,15 @@ Every process unpickles an export once and keeps the result.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pickle
 import sys
 from typing import Any
+
+try:
+    from _blake2 import blake2b  # hashlib would load OpenSSL, which is 3 MB in each process
+except ImportError:
+    from hashlib import blake2b
 
 from shoal import _core
 from shoal.engine.local.environment import Applied
@@ -47,7 +51,7 @@ class Exports:
         if added:
             extras = {**extras, "path": added}
         (code, extra_code), refs = _core.collect_refs(lambda: (dumps_by_value(target), dumps_by_value(extras)))
-        key = hashlib.blake2b(code + b"\0" + extra_code + name.encode(), digest_size=24).hexdigest()
+        key = blake2b(code + b"\0" + extra_code + name.encode(), digest_size=24).hexdigest()
         ref: Any = _core.name_get(_FUNCTIONS, key)
         if ref is None:
             ref = _core.put((name, extra_code, code, refs), False)  # with them it keeps what the function refers to

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from typing import Any
 
 from shoal import _core, exceptions
@@ -61,6 +60,8 @@ def open_spill_file(directory: Any) -> tuple[int, str]:
 
 
 def _temporary_directory() -> str:
+    import tempfile  # only where it is needed: not in the supervisor, whose pages all workers have
+
     try:
         return tempfile.gettempdir()
     except OSError:  # there is none that can be written to

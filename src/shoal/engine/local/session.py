@@ -8,7 +8,6 @@ import fcntl
 import json
 import os
 import select
-import shutil
 import signal
 import sys
 import threading
@@ -353,8 +352,12 @@ def _pidfd(pid: int) -> int:
 
 def _interpreter() -> str:
     """The path of a Python like this one. `sys.executable` is empty where Python is embedded in another program."""
+    if sys.executable:
+        return sys.executable
+    import shutil
+
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
-    found = sys.executable or shutil.which(f"{sys.exec_prefix}/bin/{version}") or shutil.which(version)
+    found = shutil.which(f"{sys.exec_prefix}/bin/{version}") or shutil.which(version)
     if not found:
         raise SessionError(
             f"sys.executable is empty and there is no {version} in {sys.exec_prefix}/bin or in PATH: set sys.executable to the "

@@ -276,7 +276,7 @@ class Supervisor:
 
     def _shrink(self) -> float | None:
         workers = [p for p in _core.processes() if p["role"] == _core.WORKER]
-        idle = [p for p in workers if not p["running"] and not p["lease"]]
+        idle = [p["slot"] for p in workers if not p["running"] and not p["lease"] and p["slot"] in self.children]
         surplus = min(len(workers) - self.cpus, len(idle))
         if surplus <= 0:
             self.idle_since = None
@@ -287,8 +287,9 @@ class Supervisor:
         left = self.idle_since + IDLE_S - now
         if left > 0:
             return left
-        for process in idle[:surplus]:
-            _core.command(process["slot"], _CMD_EXIT)
+        idle.sort(key=lambda slot: self.children[slot].started)
+        for slot in idle[-surplus:]:  # the youngest: the others have imported and unpickled more
+            _core.command(slot, _CMD_EXIT)
         self.idle_since = None
         return None
 
@@ -503,7 +504,8 @@ class Supervisor:
         wanted = state["closing"] == 0 or (state["closing"] == 1 and state["waiting"])  # calls of handles that are gone
         if not wanted or state["restarts"] == 0:
             return False
-        _core.actor_restarting(actor)
+        if not _core.actor_restarting(actor):
+            return False
         _core.retry(task)
         _core.requeue(task)
         return True
