@@ -106,7 +106,8 @@ crash-package: $(STAMPS)/tools $(STAMPS)/run $(STAMPS)/test
 crashpoints: crash-package ## Kill each kind of process at each marked step (twenty minutes; ARGS=--resume goes on)
 	@PYTHONPATH='$(CURDIR)/build/crash/package' $(BIN)/python -m tests.crashpoints $(ARGS)
 	@PYTHONPATH='$(CURDIR)/build/crash/package' $(BIN)/python -m pytest -q tests/sync/test_crash_points.py \
-		tests/sync/test_rollback.py tests/versioned/test_versioned_steps.py
+		tests/sync/test_rollback.py tests/versioned/test_versioned_steps.py tests/ownership/test_ownership_steps.py \
+		tests/memory/test_spill_faults.py tests/deaths/test_state.py tests/deaths/test_never_comes.py
 
 .PHONY: soak
 soak: $(PACKAGE) $(STAMPS)/test ## Everything busy while processes are killed at random: SECONDS=600 SEED= ONLY=

@@ -516,6 +516,7 @@ NB_MODULE(_core, m) {
       })
       .def("fileno", &Bridge::fileno)
       .def("arm", &Bridge::arm)
+      .def("leave", &Bridge::leave)
       .def("close", &Bridge::close_);
 
   // scheduling

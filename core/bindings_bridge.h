@@ -56,12 +56,16 @@ class Bridge {
   int fileno() const { return fd_; }
   // Arms it for rings after `seen`.
   void arm(u32 seen) {
+    if (state_ != OPEN) return;
     seen_.store(seen);
     gate_.store(1);
     gate_.notify_all();
   }
-  void close_() {
-    if (fd_ < 0) return;
+  // From now on it does not look at the arena any more; whoever has the descriptor is told nothing. From any thread: the session
+  // may end before the loop comes to close it.
+  void leave() {
+    if (state_ != OPEN) return;
+    state_ = LEAVING;
     gate_.store(2);
     gate_.notify_all();
     if (getpid() == process_) {
@@ -72,9 +76,16 @@ class Bridge {
     } else {
       abandon(thread_);
     }
+    state_ = LEFT;
+    drop_mapping(mapping_);
+    if (closed_) close_();
+  }
+  void close_() {
+    closed_ = true;
+    leave();
+    if (state_ != LEFT || fd_ < 0) return;  // not while another thread waits for ours, which may be writing
     ::close(fd_);
     fd_ = -1;
-    drop_mapping(mapping_);
   }
 
  private:
@@ -94,6 +105,8 @@ class Bridge {
       if (::write(fd_, &one, sizeof one) < 0 && errno != EAGAIN) return;
     }
   }
+  enum { OPEN, LEAVING, LEFT } state_ = OPEN;  // under the GIL, as all but run()
+  bool closed_ = false;
   int fd_;
   pid_t process_ = getpid();
   Slot* slot_;

@@ -18,7 +18,7 @@ void note_owned(Handle h) {
 
 bool owned_ref(PyObject* o, Handle* h) {
   if (!live_ref(o, h)) return false;
-  if (C.entry(*h).state.load(std::memory_order_acquire) == ENTRY_READY && C.ownership(*h)) return true;
+  if (C.entry(*h).state.load(std::memory_order_acquire) == ENTRY_READY && C.has_ownership(*h)) return true;
   PyErr_Format(PyExc_ValueError, "%R has no owner: whether an object has one is decided when it is put, with put(value, mutable=True, owner=...)", o);
   return false;
 }
@@ -59,7 +59,7 @@ PyObject* put_owned(PyObject*, PyObject* const* args, Py_ssize_t n) {
 PyObject* owner(PyObject*, PyObject* ref) {
   Handle h;
   if (!live_ref(ref, &h)) return nullptr;
-  if (C.entry(h).state.load(std::memory_order_acquire) != ENTRY_READY || !C.ownership(h) || C.entry(h).kind == KIND_FROZEN) Py_RETURN_NONE;
+  if (C.entry(h).state.load(std::memory_order_acquire) != ENTRY_READY || !C.has_ownership(h) || C.entry(h).kind == KIND_FROZEN) Py_RETURN_NONE;
   Handle actor;
   u64 host, epoch, since;
   if (!guarded([&] { return C.owner_look(h, &actor, &host, &epoch, &since), true; }, false)) return nullptr;

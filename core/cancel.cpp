@@ -83,7 +83,7 @@ int Client::mark_running(Handle handle, u16 flags, bool again) {
   tx.set(t->flags, u16(t->flags | flags | (interrupt ? TASK_INTERRUPT : 0)));
   int s = int(t->runner) - 1;
   // Before the commit: if we die after it, the supervisor finds the command when it buries us; a signal without a mark does nothing.
-  if (flags & TASK_CANCELLED && interrupt) slots[s].command.fetch_or(CMD_CANCEL | (flags & TASK_FORCED ? CMD_KILL : 0));
+  if (flags & TASK_CANCELLED && interrupt) slots[s].command.fetch_or(CMD_CANCEL | (flags & TASK_FORCED ? u32(CMD_KILL) : 0));
   tx.commit();
   return interrupt ? s : -1;
 }

@@ -288,7 +288,7 @@ struct Audit {
       if (state == ENTRY_READY && has_mutex(e.kind)) {
         lock(c.mutex(h), name(h));
         if (e.kind == KIND_SYNC) sync(c.sync(h), name(h));
-        if (e.flags & FLAG_OWNED) ownership(h, c.ownership(h), name(h));
+        if (c.has_ownership(h)) ownership(h, c.ownership(h), name(h));
       }
       if (e.kind == KIND_TABLE && state == ENTRY_READY) {
         Table* t = c.table(h);

@@ -458,8 +458,8 @@ struct Client {
   void copy_bytes(Offset to, Offset from, u64 size);
 
   // ownership.cpp
-  Ownership* ownership(Handle h) const {       // nullptr: there is none
-    if (!(entry(h).flags & FLAG_OWNED)) return nullptr;
+  bool has_ownership(Handle h) const { return entry(h).flags & FLAG_OWNED; }
+  Ownership* ownership(Handle h) const {       // of an object that has one
     return at<Ownership>(entry(h).payload + 64 + sizeof(Mutex) + sizeof(Writers));
   }
   std::unordered_map<Handle, u64> epochs;      // in which this process was the owner when it looked last

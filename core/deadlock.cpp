@@ -152,8 +152,7 @@ struct Search {
   }
 
   bool claim(const Stuck& w, std::vector<size_t>& on) {
-    Ownership* o = c.ownership(w.what);
-    u64 host = o ? o->host.load() : 0;
+    u64 host = c.has_ownership(w.what) ? c.ownership(w.what)->host.load() : 0;
     if (!host) return false;
     u32 s = u32(host) - 1;
     if (c.host_word(s) != host || c.slots[s].state.load() != SLOT_ALIVE) return false;

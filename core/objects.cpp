@@ -306,7 +306,7 @@ std::vector<u32> Client::freeze(Handle h) {
     throw Error(Error::INVALID, "not mutable");
   std::vector<u32> who;
   Ownership* o = ownership(h);
-  bool owned = o && kind == KIND_MUTABLE;
+  bool owned = has_ownership(h) && kind == KIND_MUTABLE;
   if (owned && owner_known(h) != Owned::YES) throw Error(Error::INVALID, "not the owner");
   {
     Tx tx(*this);

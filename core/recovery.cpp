@@ -112,7 +112,7 @@ Task* Client::recover(u32 s, bool death) {
   repair_spills(dead);
   return_caches(dead);
   release_lease_of(dead);
-  if (death) h->stats.deaths++;
+  if (death) h->stats.deaths++;  // not: it left, or its program came to its end
   return dead.running ? at<Task>(dead.running) : nullptr;
 }
 

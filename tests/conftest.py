@@ -39,7 +39,7 @@ def fresh() -> Iterator[Callable[..., None]]:
     shoal.shutdown()
 
 
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Wait for something that other processes do in their own time; fails when it does not come."""
     end = time.monotonic() + seconds
     while not condition():
@@ -98,7 +98,7 @@ def audit(kept: int = 0) -> None:
         return not report[0]
 
     try:
-        until(clean, 10)
+        until(clean, 30)
     except AssertionError:
         raise AssertionError(report[0]) from None
 

@@ -1,10 +1,12 @@
-"""A contest of several processes that increment one counter under its lock, for the same stretch of time."""
+"""A contest of several processes that do the same with something shared, for the same stretch of time."""
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from benchmarks.measure import Plan
 
@@ -32,6 +34,26 @@ class Contest:
     def fairness(self) -> list[float]:
         """What the slowest process got, in percent of an equal share."""
         return [100 * min(self.counts) * len(self.counts) / sum(self.counts)]
+
+
+def among_processes(run: Callable[[Any, Any, Any], None], shared: Any, processes: int, plan: Plan) -> Contest:
+    """A contest of processes that `run(shared, orders, results)`: each puts a 0 into `results` when it is there, gets start and
+    seconds from `orders`, and puts how far it got.
+    """
+    context: Any = multiprocessing
+    orders, results = context.SimpleQueue(), context.SimpleQueue()
+    started = [multiprocessing.Process(target=run, args=(shared, orders, results), daemon=True) for _ in range(processes)]
+    for process in started:
+        process.start()
+    for _ in started:
+        results.get()
+    contest = Contest.announce(plan)
+    for _ in started:
+        orders.put((contest.start, contest.seconds))
+    counts = [results.get() for _ in started]
+    for process in started:
+        process.join()
+    return contest.finished(counts)
 
 
 def between(start: float, seconds: float, batch: Callable[[], int]) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.measure import Plan, rates
 from benchmarks.peers import ARRAY_WORDS, Loop, Peer, sharing_processes
-from benchmarks.peers.increments import Contest, between, check
+from benchmarks.peers.increments import Contest, among_processes, between, check
 from benchmarks.programs import by_hand_loops, pool_loops
 
 
@@ -124,21 +124,9 @@ class Multiprocessing(Peer):
 
 def _contend(processes: int, plan: Plan) -> Contest:
     value = multiprocessing.Value("q", 0)
-    results: Any = multiprocessing.SimpleQueue()
-    orders: Any = multiprocessing.SimpleQueue()
-    started = [multiprocessing.Process(target=_increment, args=(value, orders, results)) for _ in range(processes)]
-    for process in started:
-        process.start()
-    for _ in started:
-        results.get()  # it is there
-    contest = Contest.announce(plan)
-    for _ in started:
-        orders.put((contest.start, contest.seconds))
-    counts = [results.get() for _ in started]
-    for process in started:
-        process.join()
-    check(counts, value.value)
-    return contest.finished(counts)
+    contest = among_processes(_increment, value, processes, plan)
+    check(contest.counts, value.value)
+    return contest
 
 
 def _increment(value: Any, orders: Any, results: Any) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.measure import Plan, rates
 from benchmarks.peers import Loop, Peer, sharing
-from benchmarks.peers.increments import Contest
+from benchmarks.peers.increments import among_processes
 
 
 @contextmanager
@@ -81,20 +81,7 @@ def loops() -> dict[str, Loop]:
 
 def _readers(processes: int, plan: Plan) -> list[float]:
     state: Any = multiprocessing.Array("d", len(sharing.table()))  # with its lock, the only one there is
-    context: Any = multiprocessing
-    orders, results = context.SimpleQueue(), context.SimpleQueue()
-    started = [multiprocessing.Process(target=_read, args=(state, orders, results), daemon=True) for _ in range(processes)]
-    for process in started:
-        process.start()
-    for _ in started:
-        results.get()  # it is there
-    contest = Contest.announce(plan)
-    for _ in started:
-        orders.put((contest.start, contest.seconds))
-    counts = [results.get() for _ in started]
-    for process in started:
-        process.join()
-    return contest.finished(counts).rate()
+    return among_processes(_read, state, processes, plan).rate()
 
 
 def _read(state: Any, orders: Any, results: Any) -> None:

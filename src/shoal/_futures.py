@@ -6,10 +6,11 @@ happened to this process. The loop then looks which of its references are done.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from shoal import _core
@@ -95,7 +96,9 @@ class _LoopWaiter:
         self._looks = [(look, future) for look, future in self._looks if not _over(look, future)]
 
     def close(self) -> None:
-        """The session is over. What there is to do about it is done in the thread of the loop."""
+        """The session is over. What there is to do about it is done in the thread of the loop, but for this: a guest has left
+        only when nothing of it looks at the arena, however long the loop takes."""
+        self._bridge.leave()
         try:
             self._loop.call_soon_threadsafe(self._end)
         except RuntimeError:  # the loop is closed: nobody waits any more
@@ -153,7 +156,7 @@ def _finish(set_to: Callable[[Any], None], what: Any) -> None:
 
 
 _waiters: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopWaiter] = weakref.WeakKeyDictionary()
-_lock = threading.Lock()
+_lock = threading.RLock()  # a signal handler may end the session wherever its thread is
 _background: asyncio.AbstractEventLoop | None = None
 
 
@@ -246,10 +249,18 @@ def close_all() -> None:
     _waiters.clear()
 
 
+@contextlib.contextmanager
+def ending() -> Iterator[None]:
+    """For the end of a session: all bridges are closed, and no loop gets another one before it is over."""
+    with _lock:
+        close_all()
+        yield
+
+
 def _after_fork_in_child() -> None:
     """The loops and their threads are the parent's, and another thread of it may have held the lock."""
     global _background, _lock, _waiters
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     _background = None
     _waiters = weakref.WeakKeyDictionary()
 

@@ -173,6 +173,10 @@ class Walk:
         pairs.sort(key=lambda p: (sorted(self.reached[p])[0][1:3], p))  # one workload after the other
         if options.sample:
             pairs = sorted(self.rng.sample(pairs, min(options.sample, len(pairs))), key=pairs.index)
+        # First somebody at each mark, then the other kinds of process.
+        first = {mark: (kind, mark) for kind, mark in reversed(pairs)}
+        first.update({mark: (kind, mark) for kind, mark in pairs if self.died((kind, mark))})
+        pairs.sort(key=lambda p: first[p[1]] != p)
         self.kill(walkers, [p for p in pairs if p not in self.done], TRIES)
         self.kill(walkers, [p for p in pairs if p in self.done and not self.died(p)], MORE_TRIES)
         walkers.close()
@@ -219,7 +223,8 @@ class Walk:
                 excluded[where.strip()] = reason
         used = set()
         wanting = []
-        for mark, code in source.items():
+        # The release of a lock (tx.unlocked) is a mark only where there was one, which the source does not show.
+        for mark, code in {**{mark: "" for _, mark in self.reached}, **source}.items():
             name = f"{mark.split(':')[0]}: {code}"
             if kinds_of[mark]:
                 if name in excluded:

@@ -48,6 +48,18 @@ def odd_objects(rng: random.Random, scale: int) -> int:
     return len(refs)
 
 
+def many_small(rng: random.Random, scale: int) -> int:
+    """Blocks by the thousand, of sizes that nothing else has, until their spans go back."""
+    for size in (700, 1400, 5500):
+        kept = [shoal.put(b"x" * size) for _ in range(4 * 65536 // size + 300)]
+        rng.shuffle(kept)
+        assert len(shoal.get(kept[-1])) == size
+        del kept[::2]
+        kept += [shoal.put(b"y" * size) for _ in range(100)]
+        kept.clear()
+    return 3
+
+
 def trims(rng: random.Random, scale: int) -> int:
     """More than 64 MB freed at once, and given back to the system."""
     for ref in [shoal.put(np.zeros(24 << 20, np.uint8)) for _ in range(4)]:
@@ -124,4 +136,4 @@ def summaries(rng: random.Random, scale: int) -> int:
     return 5
 
 
-WORKLOADS = [odd_objects, trims, spills, crowded, restored_at_once, summaries]
+WORKLOADS = [odd_objects, many_small, trims, spills, crowded, restored_at_once, summaries]

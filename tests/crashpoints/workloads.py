@@ -10,6 +10,7 @@ import random
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Generator
 from typing import Any
 
@@ -21,7 +22,7 @@ from tests.soak import sharing as soak_sharing
 from tests.soak.running import mix, plain
 
 import shoal
-from shoal import sync
+from shoal import _core, sync
 from shoal.exceptions import (
     ActorDiedError,
     DeadlockError,
@@ -202,13 +203,29 @@ def odd_actors(rng: random.Random, scale: int) -> int:
     return len(accepted)
 
 
+class Unlucky(Exception):
+    """Ends its process when it is pickled for a call that was taken from a dead actor's mailbox."""
+
+    def __reduce__(self) -> Any:
+        if any(frame.name == "mourn" for frame in traceback.extract_stack()) and _core.role() == _core.WORKER:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Unlucky, ()
+
+
 @shoal.remote(max_restarts=-1, max_task_retries=-1, num_cpus=0)
 class Unborn:
-    def __init__(self, _before: Any = None) -> None:
-        raise ValueError("never")
+    def __init__(self, before: Any = None) -> None:
+        raise Unlucky if before == "unlucky" else ValueError("never")
 
     def fine(self, *_: Any) -> int:
         return 4
+
+
+@shoal.remote(max_retries=-1, num_cpus=0)
+def comes_when(refs: list[Any]) -> int:
+    flag = shoal.get(refs[0])
+    assert until(lambda: flag[0], 60)
+    return 1
 
 
 def failing_actors(rng: random.Random, scale: int) -> int:
@@ -222,6 +239,16 @@ def failing_actors(rng: random.Random, scale: int) -> int:
                 raise AssertionError("it cannot have been made")
             except ActorDiedError:
                 pass
+    unlucky = Unborn.remote(waits.remote(0.02, "unlucky"))
+    flag = shoal.zeros(1, "i8")
+    late_one = comes_when.remote([flag])
+    try:
+        shoal.get(unlucky.fine.remote(late_one), timeout=60)
+        raise AssertionError("it cannot have been made")
+    except ActorDiedError:
+        pass
+    shoal.get(flag)[0] = 1
+    assert shoal.get(late_one, timeout=60) == 1
     busy = waits.options(resources={"special": 1}).remote(0.05, 1)
     queued = Counting.options(resources={"special": 1}).remote()
     call = queued.add.remote()

@@ -71,16 +71,22 @@ def zeros(owner="me", n=4):
     return shoal.put(np.zeros(n), mutable=True, owner=owner)
 
 
+def flown(**options):
+    """A pilot, what it owns, in which it has committed [1] * 4 and written [2] * 4 since then, and its pid."""
+    pilot = Pilot.options(**options).remote()
+    ref = zeros(owner=pilot)
+    pid = shoal.get(pilot.pid.remote())
+    shoal.get(pilot.fly.remote([ref], 1, 2))
+    return pilot, ref, pid
+
+
 def waiting(ref, n):
     until(lambda: shoal.owner(ref).waiting == n)
 
 
 @pytest.mark.usefixtures("session")
 def test_the_last_committed_state_and_a_notice():
-    pilot = Pilot.remote()
-    ref = zeros(owner=pilot)
-    pid = shoal.get(pilot.pid.remote())
-    shoal.get(pilot.fly.remote([ref], 1, 2))
+    pilot, ref, pid = flown()
     assert shoal.get(ref).tolist() == [2] * 4
     died = pilot.crash.remote()
     notice = shoal.claim(ref, timeout=30)  # it waits, and is woken by the death
@@ -96,10 +102,8 @@ def test_the_last_committed_state_and_a_notice():
 
 @pytest.mark.usefixtures("session")
 def test_without_a_claimant_too():
-    pilot = Pilot.remote()
-    ref = zeros(owner=pilot)
+    pilot, ref, _ = flown()
     seen = shoal.get(ref)
-    shoal.get(pilot.fly.remote([ref], 1, 2))
     del pilot  # its last handle: it ends
     until(lambda: shoal.owner(ref) is None)
     assert seen.tolist() == [1] * 4
@@ -108,9 +112,7 @@ def test_without_a_claimant_too():
 
 @pytest.mark.usefixtures("session")
 def test_killed_with_kill():
-    pilot = Pilot.remote()
-    ref = zeros(owner=pilot)
-    shoal.get(pilot.fly.remote([ref], 1, 2))
+    pilot, ref, _ = flown()
     shoal.kill(pilot)
     assert shoal.claim(ref, timeout=30).epoch == 1
     assert shoal.get(ref).tolist() == [1] * 4
@@ -118,10 +120,7 @@ def test_killed_with_kill():
 
 @pytest.mark.usefixtures("session")
 def test_an_actor_that_restarts_stays_the_owner():
-    pilot = Pilot.options(max_restarts=1).remote()
-    ref = zeros(owner=pilot)
-    first = shoal.get(pilot.pid.remote())
-    shoal.get(pilot.fly.remote([ref], 1, 2))
+    pilot, ref, first = flown(max_restarts=1)
     pilot.crash.remote()
     until(lambda: shoal.owner(ref).epoch == 2)
     assert shoal.get(ref).tolist() == [1] * 4
@@ -245,9 +244,7 @@ def test_one_after_the_other_dies():
 
 @pytest.mark.usefixtures("session")
 def test_an_owner_that_dies_with_the_lock():
-    pilot = Pilot.remote()
-    ref = zeros(owner=pilot)
-    shoal.get(pilot.fly.remote([ref], 1, 2))
+    pilot, ref, _ = flown()
     pilot.lock_and_crash.remote([ref])
     assert shoal.claim(ref, timeout=30)
     with pytest.raises(LockHolderDied):
@@ -259,10 +256,7 @@ def test_an_owner_that_dies_with_the_lock():
 @pytest.mark.usefixtures("session")
 def test_a_stopped_owner_is_robbed():
     """It wakes up, and learns it from its commit."""
-    pilot = Pilot.remote()
-    ref = zeros(owner=pilot)
-    pid = shoal.get(pilot.pid.remote())
-    shoal.get(pilot.fly.remote([ref], 1, 2))
+    pilot, ref, pid = flown()
     os.kill(pid, signal.SIGSTOP)
     try:
         late = pilot.fly.remote([ref], 5, 6)

@@ -70,6 +70,8 @@ os.kill(worker, signal.SIGCONT)
 assert shoal.get(refs, timeout=20) == [0, 2, 4, 6]
 os.kill(worker, signal.SIGSTOP)
 os.kill(supervisor, signal.SIGSTOP)
+from shoal.engine.local import session
+session.PATIENCE_S = 0.5
 shoal.shutdown()
 """
     )

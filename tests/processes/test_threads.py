@@ -69,6 +69,18 @@ def end(threads):
 """
 
 
+EVERYTHING = """
+def error_is_wrong(error): return True
+def everything():
+    threads = crowd()
+    while len(done) < len(WORKS) or min(done.values()) < 5:
+        assert not wrong, wrong
+        time.sleep(0.001)
+    end(threads)
+    return True
+"""
+
+
 def passes(code: str) -> None:
     status, out, err = run(CROWD + textwrap.dedent(code))
     assert (status, err) == (0, ""), err + out
@@ -76,15 +88,7 @@ def passes(code: str) -> None:
 
 @pytest.mark.parametrize("where", ["driver", "actor", "task"])
 def test_everything_at_once(where):
-    passes(f"""
-        def error_is_wrong(error): return True
-        def everything():
-            threads = crowd()
-            while len(done) < len(WORKS) or min(done.values()) < 5:
-                assert not wrong, wrong
-                time.sleep(0.001)
-            end(threads)
-            return True
+    passes(EVERYTHING + textwrap.dedent(f"""
         shoal.init(num_cpus=3)
         where = {where!r}
         if where == "driver":
@@ -109,26 +113,13 @@ def test_everything_at_once(where):
             del inside
         assert shoal.get(double.remote(1), timeout=20) == 2
         shoal.shutdown()
-        """.replace("PROGRAM", repr(_inside())))  # fmt: skip
+        """).replace("PROGRAM", repr(_inside())))  # fmt: skip
 
 
 def _inside() -> str:
     from programs import PRELUDE
 
-    return (
-        PRELUDE
-        + CROWD.replace("sys.setswitchinterval(1e-6)", "sys.setswitchinterval(1e-5)")
-        + textwrap.dedent("""
-        def error_is_wrong(error): return True
-        def everything():
-            threads = crowd()
-            while len(done) < len(WORKS) or min(done.values()) < 5:
-                assert not wrong, wrong
-                time.sleep(0.001)
-            end(threads)
-            return True
-        """)
-    )
+    return PRELUDE + CROWD.replace("sys.setswitchinterval(1e-6)", "sys.setswitchinterval(1e-5)") + EVERYTHING
 
 
 def test_sessions_begin_and_end_under_it():

@@ -41,7 +41,7 @@ def detached_session(home):
 
 def test_start_tells_how_to_join_and_to_stop(home, peer):
     said = cli("start", "--num-cpus", "1", "--object-store-memory", "0.25G")
-    name = re.search(r"Session (\S+) is running: 1 CPUs, 0\.2 GB", said)[1]
+    name = re.search(r"Session (\S+) is running: 1 CPU, 0\.2 GB", said)[1]
     guest = peer(re.search(r"shoal.init\(address='([^']+)'\)", said)[1])
     assert guest("shoal.get(shoal.remote(lambda: 42).remote())") == 42
     assert f"shoal stop {name}" in said and guest("context['session_name']") == name

@@ -108,6 +108,27 @@ shoal.shutdown()
     assert not any(p["role"] == _core.GUEST for p in _core.processes())
 
 
+def test_a_guest_leaves_while_its_loop_does_other_things(audited_here, peer):
+    """The loop of its futures cannot come to close what it has of the session; and one that begins to wait now gets nothing."""
+    guest = peer("here")
+    guest("""
+import threading
+from shoal import _futures
+f, waits, event = shoal.remote(lambda: 3), shoal.remote(lambda event: event.wait(60)), shoal.sync.Event()
+first = waits.remote(event).future()  # it is not done yet: the loop has to wait for it
+event.set()
+first.result(60)
+busy, go_on = threading.Event(), threading.Event()
+_futures._background.call_soon_threadsafe(lambda: (busy.set(), go_on.wait(60)))
+busy.wait(60)
+late = f.remote().future()
+shoal.shutdown()
+""")
+    assert not any(p["role"] == _core.GUEST for p in _core.processes())
+    assert guest("go_on.set(); type(late.exception(30)).__name__") in ("SessionEndedError", "NoneType")
+    assert guest("shoal.init('here'); f.remote().future().result(30)") == 3
+
+
 def test_a_guest_leaves_from_a_with_block_and_a_signal_handler(audited_here, peer):
     guest = peer()
     guest("with shoal.init('here') as context:\n    kept = shoal.put(1)")

@@ -99,7 +99,7 @@ def test_what_a_guest_had_is_given_back(address, peer, end):
         guest.kill()
     until(lambda: not guests())
     audit(before)
-    assert _core.statistics()["deaths"] == (end != "shutdown")
+    assert _core.statistics()["deaths"] == (end == "kill")
     assert shoal.get(shoal.put(1)) == 1
 
 

@@ -23,7 +23,7 @@ if any("shoal.engine.local.supervisor" in text for text in sys.orig_argv):
     held = os.open(held, os.O_RDWR)
 
     def stop():
-        with open(said, "w") as file:
+        with open(os.open(said, os.O_RDWR), "w") as file:  # also when the test has gone on: there may be a second worker
             file.write(f"{os.getpid()}\\n")
         while not os.read(held, 1):
             pass

@@ -13,6 +13,8 @@ import sys
 import time
 from collections import Counter
 
+from tests.soak.proc import parent_of
+
 TOKEN = "SHOAL_SOAK_TOKEN"
 ROUND_S = 300  # no round may take longer
 GONE_S = 1.0  # after the death of the driver or the supervisor, everybody must be gone within
@@ -61,7 +63,8 @@ class Soak:
         problem = ""
         while driver.poll() is None:
             if strike is not None and time.monotonic() > strike:
-                target = driver.pid if forced == "driver" else next((p for p in of_the_round(token) if _parent(p) == driver.pid), 0)
+                children = (pid for pid in of_the_round(token) if parent_of(pid) == driver.pid)
+                target = driver.pid if forced == "driver" else next(children, 0)
                 if target:
                     problem = self.force(forced, target, driver, token)
                     break
@@ -164,14 +167,6 @@ class Soak:
             failures += late
         print(f"soak: shared memory of the machine grew by {grown >> 10} kB (others use it too); {failures} failures", flush=True)
         return min(failures, 1)
-
-
-def _parent(pid: int) -> int:
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return int(file.read().rpartition(")")[2].split()[1])
-    except OSError:
-        return 0
 
 
 def shared_memory() -> int:

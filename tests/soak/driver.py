@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.soak import running, sharing
+from tests.soak.proc import parent_of
 
 import shoal
 from shoal import _core
@@ -67,7 +68,7 @@ class Killer(threading.Thread):
         except OSError:
             return
         try:
-            if _parent(victim["pid"]) in (0, os.getpid()):
+            if parent_of(victim["pid"]) in (0, os.getpid()):
                 return
             if self.rng.random() < 0.75:
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
@@ -84,14 +85,6 @@ class Killer(threading.Thread):
         finally:
             os.close(pidfd)
         self.log.append((time.monotonic(), victim["pid"], victim["label"]))
-
-
-def _parent(pid: int) -> int:
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return int(file.read().rpartition(")")[2].split()[1])
-    except OSError:
-        return 0
 
 
 def files(pid: int | str) -> int:

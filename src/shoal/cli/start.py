@@ -63,9 +63,8 @@ def run(options: argparse.Namespace) -> int:
     )
     token = f", token=open({options.token_file!r}).read().strip()" if options.token_file else ""
     cpus = facts["resources"].get("CPU", [0, 0])[1]
-    print(
-        f"Session {place.name} is running: {cpus:g} CPUs, {facts['memory']['limit_bytes'] / (1 << 30):.1f} GB of shared memory.\n"
-    )
+    has = f"{cpus:g} {'CPU' if cpus == 1 else 'CPUs'}, {facts['memory']['limit_bytes'] / (1 << 30):.1f} GB of shared memory"
+    print(f"Session {place.name} is running: {has}.\n")
     print(f"  join it     shoal.init(address={place.name!r}{token})")
     print(f"              or set SHOAL_ADDRESS={place.name}; from a container mount {place.folder}")
     print(f"              and use shoal.init(address='/where/it/is/mounted/socket'{token})")

@@ -1,5 +1,6 @@
 """The engine of one machine: the arena, a supervisor, workers.
 
+membership.py    what a driver and a guest have in common
 session.py       the driver's side: makes the arena, starts the supervisor
 join.py          a guest's side: finds a session, joins, leaves
 places.py        where sessions are found

@@ -46,15 +46,16 @@ class Stranger:
 
 
 class Guest:
-    """A process that has joined. `pidfd` < 0: only the end of its connection tells of its own."""
+    """A process that has joined. `pidfd` < 0: only the end of its connection tells of its own. `ends`: it has said that it will."""
 
-    __slots__ = ("connection", "pid", "pidfd", "slot")
+    __slots__ = ("connection", "ends", "pid", "pidfd", "slot")
 
     def __init__(self, connection: socket.socket, slot: int, pid: int, pidfd: int) -> None:
         self.connection: socket.socket | None = connection
         self.slot = slot
         self.pid = pid  # as it is known here; 0 if it is not
         self.pidfd = pidfd
+        self.ends = False
 
 
 class Door:
@@ -172,7 +173,7 @@ class Door:
         _core.watch_life(slot, pidfd if pidfd >= 0 else connection.fileno(), pidfd >= 0)
         self._selector.register(connection, selectors.EVENT_READ, lambda _key: self._hear_guest(guest))
         if pidfd >= 0:
-            self._selector.register(pidfd, selectors.EVENT_READ, lambda _key: self._bury(guest, died=True))
+            self._selector.register(pidfd, selectors.EVENT_READ, lambda _key: self._on_end(guest))
         try:
             message = wire.pack(wire.WELCOME, {"slot": slot, "name": self._place.name, "socket": self._place.socket})
             socket.send_fds(connection, [message], self._supervisor.shared_descriptors(), socket.MSG_NOSIGNAL)
@@ -189,19 +190,25 @@ class Door:
             return
         except OSError:
             data = b""
-        leaves = False
+        said = 0
         if data:
             try:
                 protocol, kind, _ = wire.unpack(data)
-                leaves = protocol == wire.PROTOCOL and kind == wire.LEAVE
+                said = kind if protocol == wire.PROTOCOL else 0
             except wire.Garbage:
                 pass
-        if leaves:
+        if said == wire.ENDS:
+            guest.ends = True
+        elif said == wire.LEAVE:
             self._bury(guest, died=False)
         elif _core.slot_info(guest.slot)[0] == _STARTING or (not data and (guest.pidfd < 0 or _has_let_go(guest.pid))):
-            self._bury(guest, died=True)
+            self._bury(guest, died=not guest.ends)
         elif guest.pidfd >= 0:  # the end of its connection, or nonsense. It may still touch the arena: its slot stays its own
             self._hang_up(guest)
+
+    def _on_end(self, guest: Guest) -> None:
+        self._hear_guest(guest)  # what it said last may not have been read yet
+        self._bury(guest, died=not guest.ends)
 
     def _hang_up(self, guest: Guest) -> None:
         connection, guest.connection = guest.connection, None

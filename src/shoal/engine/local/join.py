@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import atexit
+import contextlib
 import os
 import socket
 import struct
 from typing import Any
 
 from shoal import _core, _futures
-from shoal import engine as engines
 from shoal.engine.local import hooks, places, wire
 from shoal.engine.local.engine import LocalEngine
-from shoal.engine.local.session import CtrlCLater, check_token
+from shoal.engine.local.membership import Membership
+from shoal.engine.local.session import check_token
 from shoal.exceptions import LimitError, SessionError, SessionNotFoundError, SessionRefusedError, SessionVersionError
 
 PATIENCE_S = 10.0  # for an answer
@@ -123,14 +123,13 @@ def _refusal(said: dict[str, Any]) -> Exception:
     return SessionError(f"the session refused: {text}")
 
 
-class GuestSession:
-    """What a guest keeps of the session that it has joined."""
+class GuestSession(Membership):
+    """What a guest keeps of the session that it has joined. With its end all that this process had there is given back."""
 
     def __init__(self, address: str) -> None:
-        self.owner = os.getpid()
+        super().__init__()
         self.address = address
         self.connection: socket.socket | None = None
-        self.engine: LocalEngine | None = None
 
     def start(self, settings: dict[str, Any]) -> LocalEngine:
         for name, value in settings.items():
@@ -139,16 +138,9 @@ class GuestSession:
                     f"init(): {name} is for a new session, and this one joins the session {self.address!r} (address=, or the "
                     "environment variable SHOAL_ADDRESS), which has its own; use address='local' to start a new one"
                 )
-        try:
-            with CtrlCLater():
-                engine = self._start(settings)
-                engines.use(engine)
-            return engine
-        except BaseException:
-            self.end()
-            raise
+        return super().start(settings)
 
-    def _start(self, settings: dict[str, Any]) -> LocalEngine:
+    def _enter(self, settings: dict[str, Any]) -> LocalEngine:
         token = settings.get("token")
         path = socket_of(self.address)
         connection = connect(path)
@@ -176,49 +168,42 @@ class GuestSession:
         self.connection = connection
         _core.watch_connection(connection.fileno())
         _core.label("guest")
-        config = {**_core.get(_core.config(), None), "on_shutdown": self.end}
+        config = dict(_core.get(_core.config(), None))
         config["address"] = path  # by which it was reached: in another container the session's own path means nothing
         if settings.get("namespace"):
             config["namespace"] = settings["namespace"]
-        self.engine = LocalEngine(config)
-        self.engine.process_facts = {"mode": "guest"}
-        self.engine.exports.known_path = set()
-        atexit.register(self._at_exit)
-        return self.engine
+        engine = self._use(config, "guest")
+        engine.exports.known_path = set()
+        return engine
 
     def forked(self) -> None:
-        """This is the copy of a fork: the core has closed the connection, by whose end the supervisor knows of the guest's."""
-        atexit.unregister(self._at_exit)
+        super().forked()
         if self.connection is not None:
-            self.connection.detach()
-        self.connection = self.engine = None
+            self.connection.detach()  # the core has closed it; by its end the supervisor knows of the guest's
+        self.connection = None
 
     def _at_exit(self) -> None:
         # The end of the process says the rest: what it still holds is given back then, and nothing need be copied.
-        engines.at_exit()
-        if os.getpid() == self.owner:
-            _futures.close_all()
-
-    def end(self) -> None:
-        """Leave: all that this process had in the session is given back."""
-        if os.getpid() != self.owner or not _core.attached():
+        super()._at_exit()
+        if os.getpid() != self.owner:
             return
-        with CtrlCLater():
-            atexit.unregister(self._at_exit)
-            if self.engine is not None and engines.current_or_none() is self.engine:
-                engines.use(None)
-            _futures.close_all()
+        _futures.close_all()
+        if self.connection is not None:
+            with contextlib.suppress(OSError):  # the session has ended
+                self.connection.send(wire.pack(wire.ENDS, {}), socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+
+    def _leave(self) -> None:
+        with _futures.ending():  # no loop has a bridge to the arena, and none gets one
             left = _core.detach()
-            _futures.close_all()  # of threads that began to wait meanwhile
-            connection = self.connection
-            if connection is not None and left:
-                self.connection = None
-                try:
-                    connection.send(wire.pack(wire.LEAVE, {}), socket.MSG_NOSIGNAL)
-                    connection.recv(1)  # its end: all is given back
-                except OSError:  # the session has ended, or does not answer: it will see to it in its own time
-                    pass
-                connection.close()
-            # Otherwise something of this process still uses the arena: it stays a guest until its own end.
-            elif connection is not None:
-                connection.detach()
+        connection = self.connection
+        if connection is not None and left:
+            self.connection = None
+            try:
+                connection.send(wire.pack(wire.LEAVE, {}), socket.MSG_NOSIGNAL)
+                connection.recv(1)  # its end: all is given back
+            except OSError:  # the session has ended, or does not answer: it will see to it in its own time
+                pass
+            connection.close()
+        # Otherwise something of this process still uses the arena: it stays a guest until its own end.
+        elif connection is not None:
+            connection.detach()

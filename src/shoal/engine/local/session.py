@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import fcntl
 import json
@@ -10,9 +9,7 @@ import os
 import select
 import signal
 import sys
-import threading
 import time
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from shoal import _core, _futures
@@ -22,6 +19,7 @@ from shoal.engine.local import hooks, places, wire
 from shoal.engine.local.engine import LocalEngine
 from shoal.engine.local.environment import folders_to_import_from
 from shoal.engine.local.limits import ARENA_SHARE, SMALLEST_ARENA, arena_size, explain, memory_limit, usable_cpus
+from shoal.engine.local.membership import Membership
 from shoal.engine.local.memory import open_spill_file, timeout_of
 from shoal.engine.local.memory_monitor import threshold_of
 from shoal.engine.local.output import OutputPrinter, make_pipe
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
     from shoal.engine.local.join import GuestSession
 
 # Numbers of the descriptors in the supervisor: the lowest, so that a low `ulimit -n` will do
+PATIENCE_S = 5.0  # for the supervisor to end by itself
 LISTENER, MEMFD, EVENTFD, OUTPUT, DRIVER, SPILL = 3, 4, 5, 6, 7, 8
 
 # What the supervisor runs first. Its imports take a fifth of a second, on a busy machine several: until its loop watches the
@@ -66,31 +65,6 @@ main(boot)
 def _visible_gpus() -> int:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     return len([x for x in visible.split(",") if x.strip() and x.strip() != "-1"])
-
-
-class CtrlCLater:
-    """Within it a Ctrl-C waits for the end of the block: half a session started or ended would be worse. A second one does not."""
-
-    def __init__(self) -> None:
-        self._before: Any = None
-        self._came = False
-
-    def __enter__(self) -> None:
-        before = signal.getsignal(signal.SIGINT)
-        if callable(before) and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self._note)
-            self._before = before
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._came:
-            self._before(number, frame)
-        self._came = True
-
-    def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-            if self._came:
-                self._before(signal.SIGINT, sys._getframe())
 
 
 class Plan:
@@ -159,32 +133,27 @@ class Plan:
         return memfd, eventfd, spillfd
 
 
-class Session:
-    """What the driver keeps of its session."""
+class Session(Membership):
+    """What the driver keeps of its session. With it the session ends: afterwards none of its processes is left."""
 
     def __init__(self) -> None:
-        self.owner = os.getpid()
+        super().__init__()
         self.place: places.Place | None = None
         self.supervisor = 0
         self._pidfd = -1
         self.doing = "start a session"  # for an error of the system: what it was that it refused
         self.printer: OutputPrinter | None = None
-        self.engine: LocalEngine | None = None
 
     def start(self, settings: dict[str, Any]) -> LocalEngine:
         try:
-            with CtrlCLater():
-                engine = self._start(settings)
-                engines.use(engine)
-            return engine
+            return super().start(settings)
         except BaseException as error:
-            self.end()
             explained = explain(error, self.doing)
             if explained is not None:
                 raise explained from error
             raise
 
-    def _start(self, settings: dict[str, Any]) -> LocalEngine:
+    def _enter(self, settings: dict[str, Any]) -> LocalEngine:
         plan = Plan(settings)
         hooks.install(None)
         open_standard_descriptors()
@@ -209,45 +178,31 @@ class Session:
         self.doing = "watch the supervisor process"
         self._pidfd = _pidfd(self.supervisor)
         _core.watch_supervisor(os.dup(self._pidfd))
-        config = {**plan.config, "on_shutdown": self.end}
-        self.engine = LocalEngine(config)
-        self.engine.process_facts = {"mode": "driver"}
-        atexit.register(self._at_exit)
-        return self.engine
+        return self._use(plan.config, "driver")
 
     def forked(self) -> None:
-        """This is the copy of a fork: what it has of the session's descriptors is closed, without a word to the session."""
-        atexit.unregister(self._at_exit)
+        super().forked()
         if self.printer is not None:
             self.printer.close_pipe()
         if self._pidfd >= 0:
             os.close(self._pidfd)
-        self._pidfd, self.supervisor, self.printer, self.engine = -1, 0, None, None
+        self._pidfd, self.supervisor, self.printer = -1, 0, None
 
     def _at_exit(self) -> None:
-        # The threads that Python waits for at its exit are done by now.
-        engines.at_exit()
+        super()._at_exit()
         self.end()
 
-    def end(self) -> None:
-        """End the session: afterwards none of its processes is left."""
-        if os.getpid() != self.owner or not _core.attached():  # a fork of the driver leaves the parent's session alone
-            return
-        with CtrlCLater():
-            atexit.unregister(self._at_exit)
-            if self.engine is not None and engines.current_or_none() is self.engine:
-                engines.use(None)
-            _futures.close_all()
-            _core.stop()
-            try:
-                self._end_supervisor()
-            finally:
-                if self.place is not None:
-                    self.place.remove()  # it has done so itself, unless it was killed
-                if self.printer is not None:
-                    self.printer.close()
-                _core.detach()
-                _futures.close_all()  # of threads that began to wait meanwhile
+    def _leave(self) -> None:
+        _core.stop()
+        try:
+            self._end_supervisor()
+        finally:
+            if self.place is not None:
+                self.place.remove()  # it has done so itself, unless it was killed
+            if self.printer is not None:
+                self.printer.close()
+            _core.detach()
+            _futures.close_all()  # of threads that began to wait meanwhile
 
     def _end_supervisor(self) -> None:
         pid, self.supervisor = self.supervisor, 0
@@ -259,11 +214,11 @@ class Session:
             return
         gone = False
         try:
-            gone = _wait_for_exit(pid, self._pidfd, 5.0)
+            gone = _wait_for_exit(pid, self._pidfd, PATIENCE_S)
         finally:
             if not gone:
                 os.kill(pid, signal.SIGKILL)
-                _wait_for_exit(pid, self._pidfd, 5.0)
+                _wait_for_exit(pid, self._pidfd, PATIENCE_S)
             pidfd, self._pidfd = self._pidfd, -1
             with contextlib.suppress(OSError):  # the program has closed it
                 os.close(pidfd)

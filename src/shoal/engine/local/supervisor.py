@@ -418,7 +418,7 @@ class Supervisor:
         except ChildProcessError:
             code = -signal.SIGKILL
         slot = child.slot
-        _core.recover(slot, True)  # first of all: somebody may be waiting for a lock, even he who is to read the output
+        _core.recover(slot, code != 0)  # first of all: somebody may be waiting for a lock, even he who is to read the output
         self.selector.unregister(child.pidfd)
         os.close(child.pidfd)
         self._forward_last(child)

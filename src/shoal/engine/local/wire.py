@@ -3,6 +3,7 @@
     magic, protocol, kind, then JSON:  JOIN -> WELCOME with the descriptors of arena and eventfd, or REFUSED
                                        STATUS -> FACTS, or REFUSED
                                        LEAVE (by a guest) -> the end of the connection, once all is given back
+                                       ENDS (by a guest whose program is over) -> nothing; its process's end is no death
 
 The supervisor reads nothing longer than MAX_REQUEST and believes nothing that it reads: JSON, whose fields are looked at.
 """
@@ -18,7 +19,7 @@ from shoal import _core
 
 MAGIC = b"\x89SHOAL\r\n"
 PROTOCOL = 1
-JOIN, STATUS, LEAVE, WELCOME, FACTS, REFUSED = range(1, 7)
+JOIN, STATUS, LEAVE, WELCOME, FACTS, REFUSED, ENDS = range(1, 8)
 MAX_REQUEST = 16 << 10
 MAX_ANSWER = 128 << 10
 LONGEST_TOKEN = 4096
