@@ -18,9 +18,11 @@ from shoal import _core
 
 ALIVE = 2  # SlotState in core/abi.h
 
-# Who starts us in the background (a shell, nohup) may have had them ignored, and the tests press Ctrl-C and hang up.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+def pytest_configure() -> None:  # not at import: workers import this, too
+    # Who starts us in the background (a shell, nohup) may have had them ignored, and the tests press Ctrl-C and hang up.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="module")
