@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import shoal
+from shoal.engine.local import session
 from shoal.engine.local.actor_host import Host
 from shoal.engine.local.engine import LocalEngine
-from shoal.engine.local.session import Session
 from shoal.engine.local.worker import Worker
 
 _core: Any = importlib.import_module("shoal._core")
@@ -40,19 +40,17 @@ class Step:
     less: str = EMPTY_LOOP
 
 
-class _NoSupervisor(Session):
+class _NoSupervisor(session.Session):
     """A session that starts no other process."""
-
-    def _spawn(self, memfd: int, eventfd: int, output: int, variables: dict[str, Any]) -> int:
-        return os.getpid()
 
     def _enter(self, settings: dict[str, Any]) -> LocalEngine:
         # What tells of a death is an eventfd that never tells: valgrind does not know pidfd_open.
-        real, os.pidfd_open = os.pidfd_open, lambda pid, flags=0: os.eventfd(0)
+        real = os.pidfd_open, session.spawn_supervisor
+        os.pidfd_open, session.spawn_supervisor = lambda pid, flags=0: os.eventfd(0), lambda *_: os.getpid()
         try:
             return super()._enter(settings)
         finally:
-            os.pidfd_open = real
+            os.pidfd_open, session.spawn_supervisor = real
 
     def _end_supervisor(self) -> None:
         os.close(self._pidfd)

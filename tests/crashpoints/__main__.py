@@ -223,7 +223,8 @@ class Walk:
                 excluded[where.strip()] = reason
         used = set()
         wanting = []
-        for mark, code in source.items():
+        # The release of a lock (tx.unlocked) is a mark only where there was one, which the source does not show.
+        for mark, code in {**{mark: "" for _, mark in self.reached}, **source}.items():
             name = f"{mark.split(':')[0]}: {code}"
             if kinds_of[mark]:
                 if name in excluded:

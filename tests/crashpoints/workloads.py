@@ -221,6 +221,13 @@ class Unborn:
         return 4
 
 
+@shoal.remote(max_retries=-1, num_cpus=0)
+def comes_when(refs: list[Any]) -> int:
+    flag = shoal.get(refs[0])
+    assert until(lambda: flag[0], 60)
+    return 1
+
+
 def failing_actors(rng: random.Random, scale: int) -> int:
     """Constructors that raise, of actors that would be restarted, with calls that wait for arguments."""
     first = waits.remote(0.02, 1)
@@ -233,12 +240,14 @@ def failing_actors(rng: random.Random, scale: int) -> int:
             except ActorDiedError:
                 pass
     unlucky = Unborn.remote(waits.remote(0.02, "unlucky"))
-    late_one = waits.remote(0.2, 1)
+    flag = shoal.zeros(1, "i8")
+    late_one = comes_when.remote([flag])
     try:
         shoal.get(unlucky.fine.remote(late_one), timeout=60)
         raise AssertionError("it cannot have been made")
     except ActorDiedError:
         pass
+    shoal.get(flag)[0] = 1
     assert shoal.get(late_one, timeout=60) == 1
     busy = waits.options(resources={"special": 1}).remote(0.05, 1)
     queued = Counting.options(resources={"special": 1}).remote()
