@@ -346,6 +346,7 @@ struct Client {
   Task* cancel_creation(Handle actor);
   int mark_running(Handle h, u16 flags, bool again);
   bool take_interrupt(Task* t);
+  bool runs(const Task* t) const;
   void clear_marks(Task* t);
   std::vector<Handle> descendants(u64 id, u64 last);
   void start_clock(Task* t);

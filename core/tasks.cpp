@@ -373,6 +373,16 @@ void Client::unlink_running(Tx& tx, Task* t) {
   if (t->qnext) tx.set(at<Task>(t->qnext)->qprev, t->qprev);
 }
 
+// Is the record one that we run, or the supervisor finishes for a dead process? Who is in a list is pointed to by the one before it.
+// It tells one that has been given back and is not in use again, as after an interrupt that came too late.
+bool Client::runs(const Task* t) const {
+  u32 runner = t->runner;
+  if (!runner || runner > MAX_PROCESSES || (runner != slot + 1 && slot != SUPERVISOR_SLOT)) return false;
+  Offset o = offset(t), before = t->qprev;
+  if (!before) return slots[runner - 1].running == o;
+  return before % alignof(Task) == 0 && before < h->bytes - sizeof(Task) && at<Task>(before)->qnext == o;
+}
+
 // Whoever put the record where we found it may not have unlocked it yet; afterwards it may be freed.
 void Client::wait_for_lock(Task* t) {
   Tx tx(*this);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -16,6 +17,12 @@ import shoal
 from shoal import _core
 
 ALIVE = 2  # SlotState in core/abi.h
+
+
+def pytest_configure() -> None:  # not at import: workers import this, too
+    # Who starts us in the background (a shell, nohup) may have had them ignored, and the tests press Ctrl-C and hang up.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="module")

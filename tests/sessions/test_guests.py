@@ -178,6 +178,7 @@ def test_the_end_of_the_session(peer, end):
     caller("shoal.shutdown()")
     assert caller.error("shoal.init('there')").kind == "SessionNotFoundError"
     if end.endswith("supervisor"):
+        assert driver.error("shoal.sync.Event().wait()").kind == "SessionEndedError"
         assert driver.error("shoal.put(1)").kind == "SessionEndedError"
         driver("shoal.shutdown()")
     assert caller("shoal.init(num_cpus=1); shoal.get(shoal.put(3))") == 3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import threading
 import time
 
@@ -121,6 +123,51 @@ def test_a_cancellation_that_comes_while_the_result_is_stored():
         except shoal.exceptions.TaskCancelledError:
             outcomes.add("cancelled")
     assert outcomes <= {(8_000_000,), "cancelled"}
+    del call, ref, flag
+    audit()
+
+
+def finish_and_interrupt():
+    worker = signal.getsignal(signal.SIGINT).__self__
+    _core.finish(worker.current, "done")
+    raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("session")
+def test_an_interrupt_that_comes_just_after_the_end_changes_nothing():
+    """It may come from a handler that the user's code has set. The record has been given back by then."""
+
+    @shoal.remote
+    class Actor:
+        def call(self):
+            finish_and_interrupt()
+
+    actor = Actor.remote()
+    for _ in range(20):
+        assert shoal.get(shoal.remote(finish_and_interrupt).remote()) == "done"
+        assert shoal.get(actor.call.remote()) == "done"
+    del actor
+    audit()
+
+
+@pytest.mark.usefixtures("session")
+def test_cancellations_where_the_users_code_has_set_a_handler():
+    @shoal.remote(max_retries=0)
+    def careless(flag):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        flag[0] = 1
+        return np.ones(1_000_000)
+
+    for i in range(30):
+        ref = shoal.put(np.zeros(1), mutable=True)
+        flag = shoal.get(ref)
+        call = careless.remote(ref)
+        until(lambda flag=flag: flag[0] == 1)
+        end = time.monotonic() + 0.0004 * i
+        until(lambda end=end: time.monotonic() > end)
+        shoal.cancel(call)
+        with contextlib.suppress(shoal.exceptions.TaskCancelledError, shoal.exceptions.WorkerCrashedError):
+            assert shoal.get(call).shape == (1_000_000,)
     del call, ref, flag
     audit()
 

@@ -247,6 +247,8 @@ class Host:
     def failed(self, task: int, method: int, error: BaseException, flags: int) -> None:
         self.worker.leave_fork(error)
         self.worker.current = None  # it is not to be interrupted any more
+        if not _core.live_task(task):
+            return  # an interrupt that came just after the call was finished
         spec = self.specs.get(method)
         name = f"{self.class_name}.{spec.name if spec else method}"
         if isinstance(error, (ActorExit, SystemExit)):

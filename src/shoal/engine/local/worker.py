@@ -206,6 +206,8 @@ class Worker:
         self.current = None  # it is not to be interrupted any more
         if isinstance(error, exceptions.SessionError) and (_core.dead() or _core.stopping()):
             self.leave()
+        if not _core.live_task(task):
+            return  # an interrupt that came just after the call was finished
         marks = _core.task_cancelled(task)
         if marks:
             self.end_cancelled(task, marks, name)
