@@ -7,7 +7,7 @@ import signal
 import threading
 
 import pytest
-from tests.conftest import quiet, until
+from tests.conftest import in_time, quiet, until
 
 import shoal
 from shoal import _core
@@ -49,7 +49,7 @@ class Victim:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def partner(what, things, result):
+def partner(what, things, result, limit):
     """Somebody alive who waits for what the victim does; in every case it is let go."""
     lock = things["lock"]
 
@@ -72,7 +72,7 @@ def partner(what, things, result):
 
     def meet():
         try:
-            result.append(things["barrier"].wait(0.5))  # it may have died before it came
+            result.append(things["barrier"].wait(limit))  # it may have died before it came
         except BrokenBarrierError:
             result.append(-1)
 
@@ -86,53 +86,62 @@ def partner(what, things, result):
     return threads
 
 
+def killed_at(point, what, limit):
+    """One scene; False: who waited for the victim gave up before it came."""
+    things = {
+        "lock": shoal.lock(),
+        "semaphore": Semaphore(1),
+        "event": Event(),
+        "condition": Condition(),  # with a lock of its own: it may die with the victim
+        "barrier": Barrier(2),
+    }
+    result: list[object] = []
+    threads = partner(what, things, result, limit)
+    if what == "wait":
+        things["lock"].acquire()
+    victim = Victim.remote()
+    if what == "release":
+        died = victim.run.remote(point, what, things)
+        until(things["lock"].locked)
+        for thread in threads:
+            thread.start()
+    else:
+        for thread in threads:
+            thread.start()
+        key = {"event": "event", "condition": "condition", "barrier": "barrier"}.get(what)
+        if key:
+            until(lambda k=key, t=things: t[k].statistics()["waiters"] == 1)
+        died = victim.run.remote(point, what, things)
+    try:
+        with pytest.raises(ActorDiedError):
+            shoal.get(died)
+    except BrokenBarrierError:  # its partner did not wait for it as long as it took to come
+        return False
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive(), (what, point)
+    if what in ("release", "barrier"):
+        assert len(result) == len(threads), (what, point)
+    if what == "wait":
+        things["lock"].release()
+    until(lambda t=things: not t["lock"].locked() and not t["semaphore"].statistics()["holders"])
+    try:
+        assert things["lock"].acquire(timeout=20)
+    except LockHolderDied:
+        pass
+    things["lock"].release()
+    facts = things["lock"].statistics()
+    assert (facts["holder"], facts["readers"], facts["waiters"]) == (None, {}, 0), (what, point)
+    assert things["semaphore"].statistics()["value"] == 1, (what, point)
+    del victim, died, things, threads
+    try:
+        until(lambda: quiet() and _core.check() == "")
+    except AssertionError:
+        pytest.fail(f"{what} {point}: {_core.check()}")
+    return True
+
+
 @pytest.mark.parametrize("what", ["shared", "release", "semaphore", "event", "condition", "barrier", "wait"])
 def test_killed_at_each_step(what):
     for point in POINTS + [f"{p}:1" for p in NAMED]:
-        things = {
-            "lock": shoal.lock(),
-            "semaphore": Semaphore(1),
-            "event": Event(),
-            "condition": Condition(),  # with a lock of its own: it may die with the victim
-            "barrier": Barrier(2),
-        }
-        result: list[object] = []
-        threads = partner(what, things, result)
-        if what == "wait":
-            things["lock"].acquire()
-        victim = Victim.remote()
-        if what == "release":
-            died = victim.run.remote(point, what, things)
-            until(things["lock"].locked)
-            for thread in threads:
-                thread.start()
-        else:
-            for thread in threads:
-                thread.start()
-            key = {"event": "event", "condition": "condition", "barrier": "barrier"}.get(what)
-            if key:
-                until(lambda k=key, t=things: t[k].statistics()["waiters"] == 1)
-            died = victim.run.remote(point, what, things)
-        with pytest.raises(ActorDiedError):
-            shoal.get(died)
-        for thread in threads:
-            thread.join(60)
-            assert not thread.is_alive(), (what, point)
-        if what in ("release", "barrier"):
-            assert len(result) == len(threads), (what, point)
-        if what == "wait":
-            things["lock"].release()
-        until(lambda t=things: not t["lock"].locked() and not t["semaphore"].statistics()["holders"])
-        try:
-            assert things["lock"].acquire(timeout=20)
-        except LockHolderDied:
-            pass
-        things["lock"].release()
-        facts = things["lock"].statistics()
-        assert (facts["holder"], facts["readers"], facts["waiters"]) == (None, {}, 0), (what, point)
-        assert things["semaphore"].statistics()["value"] == 1, (what, point)
-        del victim, died, things, threads
-        try:
-            until(lambda: quiet() and _core.check() == "")
-        except AssertionError:
-            pytest.fail(f"{what} {point}: {_core.check()}")
+        in_time(lambda limit, point=point: killed_at(point, what, limit), 0.5)
