@@ -45,34 +45,37 @@ PyObject* mark_running(PyObject*, PyObject* const* args, Py_ssize_t n) {
   return guarded([&] { return PyLong_FromLong(C.mark_running(v[0], u16(v[1]), v[2])); }, nullptr);
 }
 
+// A record that this process (still) runs, else nullptr. False: an exception is set.
+bool running_task(PyObject* arg, Task** t) {
+  u64 offset;
+  if (!number(arg, &offset)) return false;
+  *t = C.at<Task>(offset);
+  if (!C.runs(*t)) *t = nullptr;
+  return true;
+}
+
 // task_cancelled(task) -> the marks that say so, 0: none. 0 too once it is over: its record is another's by then
 PyObject* task_cancelled(PyObject*, PyObject* arg) {
-  u64 task;
-  if (!number(arg, &task)) return nullptr;
-  u32 marks = 0;
-  for (Offset o = C.me->running; o; o = C.at<Task>(o)->qnext)
-    if (o == task) marks = C.at<Task>(o)->flags & (TASK_CANCELLED | TASK_TIMED_OUT | TASK_RECURSIVE | TASK_FORCED);
+  Task* t;
+  if (!running_task(arg, &t)) return nullptr;
+  u32 marks = t ? t->flags & (TASK_CANCELLED | TASK_TIMED_OUT | TASK_RECURSIVE | TASK_FORCED) : 0;
   return PyLong_FromUnsignedLong(marks & (TASK_CANCELLED | TASK_TIMED_OUT) ? marks : 0);
 }
 
 // take_interrupt(task) -> is it to be interrupted now? True once for each time that somebody wants it, and only while it runs here
 PyObject* take_interrupt(PyObject*, PyObject* arg) {
-  u64 task;
-  if (!number(arg, &task)) return nullptr;
+  Task* t;
   bool due = false;
-  for (Offset o = C.me->running; o && !due; o = C.at<Task>(o)->qnext)
-    if (o == task && C.at<Task>(o)->flags & TASK_INTERRUPT && !guarded([&] { return due = C.take_interrupt(C.at<Task>(o)), true; }, false))
-      return nullptr;
+  if (!running_task(arg, &t)) return nullptr;
+  if (t && t->flags & TASK_INTERRUPT && !guarded([&] { return due = C.take_interrupt(t), true; }, false)) return nullptr;
   return PyBool_FromLong(due);
 }
 
 // live_task(task) -> its id if this process (still) runs it, else 0
 PyObject* live_task(PyObject*, PyObject* arg) {
-  u64 task, id = 0;
-  if (!number(arg, &task)) return nullptr;
-  for (Offset o = C.me->running; o && !id; o = C.at<Task>(o)->qnext)
-    if (o == task) id = C.at<Task>(o)->id;
-  return PyLong_FromUnsignedLongLong(id);
+  Task* t;
+  if (!running_task(arg, &t)) return nullptr;
+  return PyLong_FromUnsignedLongLong(t ? t->id : 0);
 }
 
 PyObject* clear_marks(PyObject*, PyObject* arg) {

@@ -377,7 +377,7 @@ void Client::unlink_running(Tx& tx, Task* t) {
 // It tells one that has been given back and is not in use again, as after an interrupt that came too late.
 bool Client::runs(const Task* t) const {
   u32 runner = t->runner;
-  if (!runner || runner > MAX_PROCESSES || (runner != slot + 1 && slot != SUPERVISOR_SLOT)) return false;
+  if (!offset(t) || t->state.load() != TASK_RUNNING || !runner || runner > MAX_PROCESSES || (runner != slot + 1 && slot != SUPERVISOR_SLOT)) return false;
   Offset o = offset(t), before = t->qprev;
   if (!before) return slots[runner - 1].running == o;
   return before % alignof(Task) == 0 && before < h->bytes - sizeof(Task) && at<Task>(before)->qnext == o;

@@ -245,10 +245,8 @@ class Host:
         fail(task, name, error, **actor)
 
     def failed(self, task: int, method: int, error: BaseException, flags: int) -> None:
-        self.worker.leave_fork(error)
-        self.worker.current = None  # it is not to be interrupted any more
-        if not _core.live_task(task):
-            return  # an interrupt that came just after the call was finished
+        if not self.worker.caught(task, error):
+            return
         spec = self.specs.get(method)
         name = f"{self.class_name}.{spec.name if spec else method}"
         if isinstance(error, (ActorExit, SystemExit)):
@@ -257,8 +255,6 @@ class Host:
             death = ActorDiedError("it ended itself (exit_actor or sys.exit)", class_name=self.class_name, pid=os.getpid())
             _core.fail(task, death, True)
             return
-        if isinstance(error, exceptions.SessionError) and (_core.dead() or _core.stopping()):
-            self.worker.leave()
         marks = _core.task_cancelled(task)
         if marks:
             if self.save is not None:

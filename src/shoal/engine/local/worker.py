@@ -202,12 +202,8 @@ class Worker:
         os._exit(code & 0xFF)
 
     def _failed(self, task: int, name: str, function: int, error: BaseException, flags: int) -> None:
-        self.leave_fork(error)
-        self.current = None  # it is not to be interrupted any more
-        if isinstance(error, exceptions.SessionError) and (_core.dead() or _core.stopping()):
-            self.leave()
-        if not _core.live_task(task):
-            return  # an interrupt that came just after the call was finished
+        if not self.caught(task, error):
+            return
         marks = _core.task_cancelled(task)
         if marks:
             self.end_cancelled(task, marks, name)
@@ -220,6 +216,14 @@ class Worker:
         fail(task, name, error)
         if isinstance(error, SystemExit):  # sys.exit() in a task ends its worker, as in Ray
             self.leaving = True
+
+    def caught(self, task: int, error: BaseException) -> bool:
+        """A call has raised. False: it was finished already, and an interrupt came just after that."""
+        self.leave_fork(error)
+        self.current = None  # it is not to be interrupted any more
+        if isinstance(error, exceptions.SessionError) and (_core.dead() or _core.stopping()):
+            self.leave()
+        return bool(_core.live_task(task))
 
     def end_cancelled(self, task: int, marks: int, name: str) -> None:
         """The call was interrupted: its caller is told, and what it has submitted until then ends with it, if that is wanted."""
