@@ -37,6 +37,7 @@ void ownership_scenes(std::vector<Scene>& all);
 void spill_scenes(std::vector<Scene>& all);
 
 inline void nothing(Stage&) {}
+Scene last_reference(const char* name, Play prepare, Play after = nullptr);  // of s.h[0]
 Handle make(Client& c, u64 bytes, std::initializer_list<Handle> refs = {});  // a value
 
 }  // namespace shoal::stress

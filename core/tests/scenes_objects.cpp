@@ -81,21 +81,11 @@ void objects(std::vector<Scene>& all) {
                    s.c.release(s.sure[0]);
                  },
                  nullptr, alone_at_the_end});
-  all.push_back({"last reference",
-                 [](Stage& s) {
-                   Handle inner = make(s.c, 10);
-                   s.h = {make(s.c, 10, {inner})};
-                   s.c.release(inner);
-                 },
-                 [](Stage& s) { s.c.acquire(s.h[0]); },
-                 [](Stage& s) {
-                   s.meet();
-                   s.c.release(s.h[0]);
-                 },
-                 [](Stage& s) {
-                   s.c.release(s.h[0]);
-                   s.h.clear();
-                 }});
+  all.push_back(last_reference("last reference", [](Stage& s) {
+    Handle inner = make(s.c, 10);
+    s.h = {make(s.c, 10, {inner})};
+    s.c.release(inner);
+  }));
 }
 
 void names(std::vector<Scene>& all) {

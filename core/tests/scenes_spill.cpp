@@ -75,20 +75,13 @@ void spill_scenes(std::vector<Scene>& all) {
                    s.c.release(s.sure[0]);
                  },
                  nullptr, whole});
-  all.push_back({"spilled: last reference", [](Stage& s) {
-                   s.h = {make_large(s)};
-                   REQUIRE(s.c.spill_one(s.h[0], false));
-                 },
-                 [](Stage& s) { s.c.acquire(s.h[0]); },
-                 [](Stage& s) {
-                   s.meet();
-                   s.c.release(s.h[0]);
-                 },
-                 [](Stage& s) {
-                   s.c.release(s.h[0]);
-                   s.h.clear();
-                 },
-                 [](Stage& s) { REQUIRE(s.c.h->spill.objects.load() == 0 && s.c.h->spill.bytes.load() == 0); }});
+  all.push_back(last_reference(
+      "spilled: last reference",
+      [](Stage& s) {
+        s.h = {make_large(s)};
+        REQUIRE(s.c.spill_one(s.h[0], false));
+      },
+      [](Stage& s) { REQUIRE(s.c.h->spill.objects.load() == 0 && s.c.h->spill.bytes.load() == 0); }));
 }
 
 }  // namespace shoal::stress

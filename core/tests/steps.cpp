@@ -137,6 +137,19 @@ void Stage::meet() {
   while (shared->meeting.load() != OVER) sched_yield();
 }
 
+Scene last_reference(const char* name, Play prepare, Play after) {
+  return {name, prepare, [](Stage& s) { s.c.acquire(s.h[0]); },
+          [](Stage& s) {
+            s.meet();
+            s.c.release(s.h[0]);
+          },
+          [](Stage& s) {
+            s.c.release(s.h[0]);
+            s.h.clear();
+          },
+          after};
+}
+
 Handle make(Client& c, u64 bytes, std::initializer_list<Handle> refs) {
   Handle h = c.create(KIND_VALUE);
   c.begin_payload(h, FORMAT_PICKLE, u32(refs.size()), 0, bytes, nullptr);
