@@ -209,17 +209,18 @@ except shoal.exceptions.SessionEndedError as error:
 # A filter that refuses system calls, by number.
 SECCOMP = """
 import ctypes, struct
-def refuse(error, *numbers):
+def install(program):
     libc = ctypes.CDLL(None, use_errno=True)
-    program = [(0x20, 0, 0, 0)]  # load the number
-    for i, number in enumerate(numbers):
-        program.append((0x15, len(numbers) - i, 0, number))  # equal: to the last line
-    program += [(0x06, 0, 0, 0x7fff0000), (0x06, 0, 0, 0x00050000 | error)]
     code = b"".join(struct.pack("HBBI", *line) for line in program)
     buffer = ctypes.create_string_buffer(code)
     filter = struct.pack("HxxxxxxP", len(program), ctypes.addressof(buffer))
     assert libc.prctl(38, 1, 0, 0, 0) == 0
     assert libc.prctl(22, 2, ctypes.create_string_buffer(filter), 0, 0) == 0, ctypes.get_errno()
+def refuse(error, *numbers):
+    program = [(0x20, 0, 0, 0)]  # load the number
+    for i, number in enumerate(numbers):
+        program.append((0x15, len(numbers) - i, 0, number))  # equal: to the last line
+    install(program + [(0x06, 0, 0, 0x7fff0000), (0x06, 0, 0, 0x00050000 | error)])
 """
 NUMBERS = {
     "x86_64": {"memfd_create": 319, "pidfd_open": 434, "eventfd": 290, "madvise": 28, "fallocate": 285},
@@ -247,16 +248,8 @@ def test_a_system_call_that_is_missing(call):
 def test_an_older_kernel():
     """One without MADV_POPULATE_WRITE."""
     refuse_it = f"""
-def refuse_populate():
-    libc = ctypes.CDLL(None, use_errno=True)
-    program = [(0x20, 0, 0, 0), (0x15, 0, 3, {NUMBERS.get("madvise")}), (0x20, 0, 0, 32), (0x15, 0, 1, 23),
-               (0x06, 0, 0, 0x00050000 | 22), (0x06, 0, 0, 0x7fff0000)]
-    code = b"".join(struct.pack("HBBI", *line) for line in program)
-    buffer = ctypes.create_string_buffer(code)
-    filter = struct.pack("HxxxxxxP", len(program), ctypes.addressof(buffer))
-    assert libc.prctl(38, 1, 0, 0, 0) == 0
-    assert libc.prctl(22, 2, ctypes.create_string_buffer(filter), 0, 0) == 0, ctypes.get_errno()
-refuse_populate()
+install([(0x20, 0, 0, 0), (0x15, 0, 3, {NUMBERS.get("madvise")}), (0x20, 0, 0, 32), (0x15, 0, 1, 23),
+         (0x06, 0, 0, 0x00050000 | 22), (0x06, 0, 0, 0x7fff0000)])
 """
     assert program("work()", before=SECCOMP + refuse_it) == "worked\n"
 

@@ -10,16 +10,10 @@ from conftest import run_python
 # The two calls by which pages are committed; from when it is called, and in this process alone.
 REFUSE = f"""
 def refuse_memory():
-    libc = ctypes.CDLL(None, use_errno=True)
-    program = [(0x20, 0, 0, 0),  # the number of the call
-               (0x15, 3, 0, {NUMBERS.get("fallocate")}), (0x15, 0, 3, {NUMBERS.get("madvise")}),
-               (0x20, 0, 0, 32), (0x15, 0, 1, 23),  # its third argument: MADV_POPULATE_WRITE
-               (0x06, 0, 0, 0x00050000 | 12), (0x06, 0, 0, 0x7fff0000)]
-    code = b"".join(struct.pack("HBBI", *line) for line in program)
-    buffer = ctypes.create_string_buffer(code)
-    filter = struct.pack("HxxxxxxP", len(program), ctypes.addressof(buffer))
-    assert libc.prctl(38, 1, 0, 0, 0) == 0
-    assert libc.prctl(22, 2, ctypes.create_string_buffer(filter), 0, 0) == 0, ctypes.get_errno()
+    install([(0x20, 0, 0, 0),  # the number of the call
+             (0x15, 3, 0, {NUMBERS.get("fallocate")}), (0x15, 0, 3, {NUMBERS.get("madvise")}),
+             (0x20, 0, 0, 32), (0x15, 0, 1, 23),  # its third argument: MADV_POPULATE_WRITE
+             (0x06, 0, 0, 0x00050000 | 12), (0x06, 0, 0, 0x7fff0000)])
 """
 
 

@@ -100,6 +100,18 @@ def test_threads_that_put_references_each_keep_their_own():
     audit()
 
 
+def cancelled_after(task, seconds):
+    """A call of `task` that is cancelled so long after it has begun, which it shows by writing to the array that it gets."""
+    ref = shoal.put(np.zeros(1), mutable=True)
+    flag = shoal.get(ref)
+    call = task.remote(ref)
+    until(lambda: flag[0] == 1)
+    end = time.monotonic() + seconds
+    until(lambda: time.monotonic() > end)
+    shoal.cancel(call)
+    return call
+
+
 @pytest.mark.usefixtures("session")
 def test_a_cancellation_that_comes_while_the_result_is_stored():
     """The signal is handled when the record is another's already: the result stays, or it is cancelled."""
@@ -111,19 +123,11 @@ def test_a_cancellation_that_comes_while_the_result_is_stored():
 
     outcomes = set()
     for i in range(12):
-        ref = shoal.put(np.zeros(1), mutable=True)
-        flag = shoal.get(ref)
-        call = large.remote(ref)
-        until(lambda flag=flag: flag[0] == 1)
-        end = time.monotonic() + 0.004 * i
-        until(lambda end=end: time.monotonic() > end)
-        shoal.cancel(call)
         try:
-            outcomes.add(shoal.get(call).shape)
+            outcomes.add(shoal.get(cancelled_after(large, 0.004 * i)).shape)
         except shoal.exceptions.TaskCancelledError:
             outcomes.add("cancelled")
     assert outcomes <= {(8_000_000,), "cancelled"}
-    del call, ref, flag
     audit()
 
 
@@ -159,16 +163,10 @@ def test_cancellations_where_the_users_code_has_set_a_handler():
         return np.ones(1_000_000)
 
     for i in range(30):
-        ref = shoal.put(np.zeros(1), mutable=True)
-        flag = shoal.get(ref)
-        call = careless.remote(ref)
-        until(lambda flag=flag: flag[0] == 1)
-        end = time.monotonic() + 0.0004 * i
-        until(lambda end=end: time.monotonic() > end)
-        shoal.cancel(call)
+        call = cancelled_after(careless, 0.0004 * i)
         with contextlib.suppress(shoal.exceptions.TaskCancelledError, shoal.exceptions.WorkerCrashedError):
             assert shoal.get(call).shape == (1_000_000,)
-    del call, ref, flag
+    del call
     audit()
 
 
