@@ -287,38 +287,51 @@ bool wait_for(const std::vector<Handle>& handles, size_t want, u64 deadline) {
 // and again for what is left of it: so each reference is looked at once, and none after the last wanted for its state.
 bool divide(PyObject* list, Py_ssize_t want, PyObject** ready, PyObject** rest) {
   Py_ssize_t count;
-  *ready = PyList_New(0);
-  *rest = nullptr;
+  *ready = *rest = nullptr;
   do {  // a new list may start the garbage collector, which may change the other
     count = PyList_GET_SIZE(list);
+    Py_XSETREF(*ready, PyList_New(std::min(want, count)));
     Py_XSETREF(*rest, PyList_New(count));
-  } while (*rest && count != PyList_GET_SIZE(list));
-  // In locals, as nothing but this loop changes them: the compiler cannot know that a mark is neither of them.
-  PyObject **items = reinterpret_cast<PyListObject*>(list)->ob_item, **out = *rest ? reinterpret_cast<PyListObject*>(*rest)->ob_item : nullptr;
+  } while (*ready && *rest && count != PyList_GET_SIZE(list));
   bool ok = *ready && *rest && next_mark();
-  u32 *const seen = marks, now = mark, epoch = S.epoch;
-  Py_ssize_t left = 0;
-  for (Py_ssize_t i = 0; ok && i < count; i++) {
-    PyObject* o = items[i];
+  Py_ssize_t found = 0, left = 0;
+  if (ok) {
+    // In locals, as nothing but the loops change them: the compiler cannot know that a mark is none of them.
+    PyObject **items = reinterpret_cast<PyListObject*>(list)->ob_item, **const end = items + count;
+    PyObject **done = reinterpret_cast<PyListObject*>(*ready)->ob_item, **out = reinterpret_cast<PyListObject*>(*rest)->ob_item;
+    PyTypeObject* const type = RefType;
+    u32 *const seen = marks, now = mark, epoch = S.epoch;
+    // Whether it is an ObjectRef that this list has not had yet.
+    auto fresh = [=](PyObject* o, Handle* h) {
+      auto* r = reinterpret_cast<Ref*>(o);
+      if (Py_TYPE(o) == type && r->epoch == epoch) [[likely]] *h = r->handle;
+      else if (!live_ref(o, h)) return false;
+      u32& met = seen[index_of(*h)];
+      if (met == now) [[unlikely]] return PyErr_SetString(PyExc_ValueError, "wait() was given the same ObjectRef twice"), false;
+      met = now;
+      return true;
+    };
     Handle h;
-    if (Py_TYPE(o) == RefType && reinterpret_cast<Ref*>(o)->epoch == epoch) h = reinterpret_cast<Ref*>(o)->handle;
-    else if (!(ok = live_ref(o, &h))) break;
-    u32& met = seen[index_of(h)];
-    if (met == now) {
-      PyErr_SetString(PyExc_ValueError, "wait() was given the same ObjectRef twice");
-      ok = false;
-    } else if (want > 0 && entry_done(&C.entry(h))) {
-      ok = PyList_Append(*ready, o) == 0;
-      want--;
-    } else {
-      out[left++] = Py_NewRef(o);
+    for (; items < end && found < want && (ok = fresh(*items, &h)); items++) {
+      if (entry_done(&C.entry(h))) done[found++] = Py_NewRef(*items);
+      else out[left++] = Py_NewRef(*items);
     }
-    met = now;
+    for (out += left; ok && items < end && (ok = fresh(*items, &h)); items++) *out++ = Py_NewRef(*items);
+    left = out - reinterpret_cast<PyListObject*>(*rest)->ob_item;
   }
-  if (ok) return Py_SET_SIZE(*rest, left), true;
+  if (ok) return Py_SET_SIZE(*ready, found), Py_SET_SIZE(*rest, left), true;
   Py_CLEAR(*ready);
   Py_CLEAR(*rest);
   return false;
+}
+
+// How many wait() is to wait for. False: an exception is set.
+bool parse_wanted(PyObject* o, Py_ssize_t count, Py_ssize_t* want) {
+  if (!PyLong_Check(o) || PyBool_Check(o)) return PyErr_Format(PyExc_TypeError, "num_returns must be an integer, not %R", o), false;
+  *want = PyLong_AsSsize_t(o);
+  if (*want >= 1 && *want <= count) return true;
+  PyErr_Clear();  // too large for any number
+  return PyErr_Format(PyExc_ValueError, "num_returns must be between 1 and the number of references (%zd), not %R", count, o), false;
 }
 
 // wait(list, num_returns, timeout) -> (ready, not ready)
@@ -326,7 +339,8 @@ PyObject* wait(PyObject*, PyObject* const* args, Py_ssize_t n) {
   u64 deadline;
   bool now;
   if (!arity("wait", n, 3) || !parse_timeout(args[2], &deadline, &now) || !usable()) return nullptr;
-  Py_ssize_t want = PyLong_AsSsize_t(args[1]);
+  Py_ssize_t want = 0;
+  if (PyList_GET_SIZE(args[0]) && !parse_wanted(args[1], PyList_GET_SIZE(args[0]), &want)) return nullptr;
   PyObject *ready, *rest;
   if (!divide(args[0], want, &ready, &rest)) return nullptr;
   if (PyList_GET_SIZE(ready) < want && !now) {

@@ -268,19 +268,15 @@ def wait(
     Returns (ready, not_ready), both in the order given; ready has at most `num_returns` elements.
     Raises TypeError or ValueError for a bad argument, never what the tasks raised.
     """
-    if isinstance(ray_waitables, ObjectRef):
+    if type(ray_waitables) is not list and isinstance(ray_waitables, ObjectRef):
         raise TypeError("wait() takes a list of ObjectRefs, not a single one: wait([ref])")
     refs = ray_waitables if type(ray_waitables) is list else list(ray_waitables)
     if not refs:
         return [], []
-    if not isinstance(num_returns, int) or isinstance(num_returns, bool):
-        raise TypeError(f"num_returns must be an integer, not {num_returns!r}")
-    if not 1 <= num_returns <= len(refs):
-        raise ValueError(f"num_returns must be between 1 and the number of references ({len(refs)}), not {num_returns}")
     try:
         return current().wait(refs, num_returns, timeout)
     except TypeError:
-        if not any(isinstance(ref, ObjectRefGenerator) for ref in refs):
+        if not isinstance(num_returns, int) or not any(isinstance(ref, ObjectRefGenerator) for ref in refs):
             raise
     return _wait_with_generators(refs, num_returns, timeout)
 

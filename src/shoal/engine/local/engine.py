@@ -310,9 +310,7 @@ class LocalEngine(Engine):
     def freeze(self, ref: Any) -> Sequence[int]:
         return _core._freeze(ref) or ()
 
-    def wait(self, refs: list[Any], num_returns: int, timeout: float | None) -> tuple[list[Any], list[Any]]:
-        result: tuple[list[Any], list[Any]] = _core.wait(refs, num_returns, timeout)
-        return result
+    wait = staticmethod(_core.wait)  # programs call it in long loops: no frame of Python's between
 
     def cancel(self, waitable: Any, force: bool, recursive: bool) -> None:
         ref = waitable._generator_ref if isinstance(waitable, ObjectRefGenerator) else waitable
