@@ -29,6 +29,9 @@ def main() -> None:
     parser.add_argument("--peers", default=",".join(PEERS), metavar="NAMES", help="default: all")
     parser.add_argument("--rounds", type=int, help="default: 3, or 1 with --quick")
     parser.add_argument("--minutes", type=float, default=9.5, help="no further round that would not fit into these")
+    parser.add_argument(
+        "--every-round", action="store_true", help="repeat each row in each round, also what takes long or is far behind"
+    )
     parser.add_argument("--quick", action="store_true", help="small inputs, short: shows only that it runs")
     parser.add_argument("--out", type=Path, help="folder for the files")
     parser.add_argument("--list", action="store_true", help="the rows, and who has them")
@@ -49,7 +52,7 @@ def main() -> None:
         parser.error(f"no peer is called {unknown[0]!r}; the peers are {'; '.join(PEERS)}")
     peers = tuple(name for name in PEERS if name.partition(",")[0] in wanted)
     rounds = arguments.rounds or (1 if arguments.quick else 3)
-    options = Options(rows, peers, rounds, arguments.minutes, arguments.quick)
+    options = Options(rows, peers, rounds, arguments.minutes, arguments.quick, arguments.every_round)
     whole = rows == ROWS and peers == tuple(PEERS) and not options.quick
     folder = arguments.out or (ROOT / "benchmarks" / "results" if whole else ROOT / "build" / "benchmarks")
 

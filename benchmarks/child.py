@@ -4,7 +4,7 @@ Its orders are a JSON object in the only argument; its results are lines of JSON
 there, because peers print what they like on the standard output.
 
     {"start": ROW}    it measures ROW now
-    {"row": ROW, "samples": [...], "check": NUMBER or null}
+    {"row": ROW, "samples": [...], "check": NUMBER or null}    and "beside": {REFERENCE: [...]}, if that was measured with it
     {"row": ROW, "missing": REASON}
     {"missing": REASON}    the peer cannot be had at all
 """
@@ -18,7 +18,7 @@ import sys
 from typing import Any
 
 from benchmarks.measure import Plan
-from benchmarks.peers import PEERS, Checked, Peer, Unavailable, load
+from benchmarks.peers import PEERS, Beside, Checked, Peer, Unavailable, load
 
 
 def main(orders: dict[str, Any]) -> None:
@@ -58,6 +58,8 @@ def measure(peer: Peer, row: str, plan: Plan) -> dict[str, Any]:
         return {"missing": f"{type(error).__name__}: {_first_line(error)}"}
     if isinstance(result, Checked):
         return {"samples": result.samples, "check": result.check}
+    if isinstance(result, Beside):
+        return {"samples": result.samples, "check": None, "beside": {result.reference: result.reference_samples}}
     return {"samples": result, "check": None}
 
 

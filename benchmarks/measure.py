@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 
@@ -51,6 +51,18 @@ def rates(loop: Callable[[], Any], work: float, plan: Plan, warm: Callable[[], A
                 loop()
             count += step
         samples.append(work * count / (clock() - start))
+    return samples
+
+
+def in_turns(loops: Sequence[Callable[[], Any]], work: float, plan: Plan) -> list[list[float]]:
+    """The rates of several loops, a slice of each in turn: what is to be compared must meet the same moments of the machine."""
+    for loop in loops:
+        rates(loop, work, plan)  # until it is warm
+    samples: list[list[float]] = [[] for _ in loops]
+    turn = replace(plan, warm_s=0.0, slices=1)
+    for _ in range(2 * plan.slices):
+        for found, loop in zip(samples, loops, strict=True):
+            found.extend(rates(loop, work, turn))
     return samples
 
 

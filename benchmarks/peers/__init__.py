@@ -28,11 +28,19 @@ class Checked(NamedTuple):
     check: float
 
 
+class Beside(NamedTuple):
+    """Samples of a row, and of a physical reference that was measured in turns with it."""
+
+    samples: list[float]
+    reference: str
+    reference_samples: list[float]
+
+
 class Unavailable(Exception):
     """A peer cannot do a row here; the message says why."""
 
 
-Loop = Callable[["Plan"], "list[float] | Checked"]
+Loop = Callable[["Plan"], "list[float] | Checked | Beside"]
 
 
 class Peer:
@@ -79,7 +87,7 @@ _ALL = (
 )  # fmt: skip
 
 PEERS: dict[str, Spec] = {
-    "shoal": Spec("ray_like", "Shoal", "shoal", (*_ALL, "seen_spinning")),
+    "shoal": Spec("ray_like", "Shoal", "shoal", (*_ALL, "seen_spinning", "numerical_mutable")),
     "ray": Spec("ray_like", "Ray", "ray", _ALL),
     "multiprocessing": Spec(
         "multiprocess", "Multiprocessing", "",

@@ -12,14 +12,16 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.measure import Plan, rates, seconds
 from benchmarks.peers import ARRAY_WORDS, Loop, Peer, Unavailable, sharing
-from benchmarks.rows import ASLEEP, MEMCPY, MEMCPY_ALL, MEMCPY_WRITTEN, PYTHON, SCATTERED, SPINNING
+from benchmarks.rows import ASLEEP, MEMCPY_ALL, PYTHON, SCATTERED, SPINNING
 
 _SOURCE = Path(__file__).parent.parent / "physical.c"
 
@@ -31,9 +33,7 @@ class Physical(Peer):
         return {
             ASLEEP: lambda plan: self.ping_pong("asleep", plan),
             SPINNING: lambda plan: self.ping_pong("spinning", plan),
-            MEMCPY: lambda plan: memcpy(1, plan),
-            MEMCPY_WRITTEN: lambda plan: memcpy(1, plan, written=True),
-            MEMCPY_ALL: lambda plan: memcpy(self.cores, plan),
+            MEMCPY_ALL: self.memcpy,
             SCATTERED: self.scattered,
             PYTHON: lambda plan: seconds(_bare_python, 3),
         }
@@ -50,6 +50,11 @@ class Physical(Peer):
         if how == "spinning" and len(os.sched_getaffinity(0)) < 2:
             raise Unavailable("two processes cannot spin on one core")
         return self.run(how, str(plan.slice_s), times=plan.slices)
+
+    def memcpy(self, plan: Plan) -> list[float]:
+        """GB/s of all cores together."""
+        source = large_array()
+        return rates(copier(source, self.cores), source.nbytes / 1e9, plan)
 
     def scattered(self, plan: Plan) -> list[float]:
         """GB/s of copying records like those of the replay buffer from random places into one batch."""
@@ -70,13 +75,16 @@ class Physical(Peer):
         return [float(line) for text in output for line in text.split()]
 
 
-def memcpy(threads: int, plan: Plan, written: bool = False) -> list[float]:
-    """GB/s from an array like that of "put gigabytes" (NumPy zeros never written to, as in Ray's program)
-    into shared pages that were written before, which is what a put can do at best.
-    """
-    source = np.zeros(ARRAY_WORDS, np.int64)
+def large_array(written: bool = False) -> NDArray[np.int64]:
+    """What "put gigabytes" puts: NumPy zeros never written to, as in Ray's program, or such as were."""
+    array = np.zeros(ARRAY_WORDS, np.int64)
     if written:
-        source[:] = 1
+        array[:] = 1
+    return array
+
+
+def copier(source: NDArray[np.int64], threads: int = 1) -> Callable[[], None]:
+    """Copies an array into shared pages that were written before, which is what a put can do at best."""
     size = source.nbytes
     fd = os.memfd_create("shoal-bench")
     os.ftruncate(fd, size)
@@ -99,7 +107,7 @@ def memcpy(threads: int, plan: Plan, written: bool = False) -> list[float]:
         for thread in running:
             thread.join()
 
-    return rates(loop, size / 1e9, plan)
+    return loop
 
 
 def _bare_python() -> Any:

@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import Plan, rates
-from benchmarks.peers import ARRAY_WORDS, Loop, Peer
+from benchmarks.measure import Plan, in_turns, rates
+from benchmarks.peers import Beside, Checked, Loop, Peer
 from benchmarks.peers.increments import Contest, check
+from benchmarks.peers.physical import copier, large_array
 from benchmarks.peers.sharing_ray import SharingRay
 from benchmarks.peers.sharing_shoal import SharingShoal
-from benchmarks.programs import remote_loops
+from benchmarks.programs import numerical, remote_loops
+from benchmarks.rows import MEMCPY, MEMCPY_WRITTEN
 
 CLIENTS, CALLS_EACH = 4, 5_000  # of "n:n actor calls async": m and n in Ray's program
 
@@ -208,11 +210,8 @@ class RayLike(Peer):
         value = api.put(0)
         return rates(lambda: api.get(value), 1, plan)
 
-    def put_gb(self, plan: Plan, written: bool = False) -> list[float]:
-        api = self.api
-        array = np.zeros(ARRAY_WORDS, dtype=np.int64)
-        if written:
-            array[:] = 1
+    def put_gb(self, plan: Plan, written: bool = False) -> list[float] | Beside:
+        api, array = self.api, large_array(written)
         return rates(lambda: api.put(array), array.nbytes / 1e9, plan)
 
     def put_gb_multi(self, plan: Plan) -> list[float]:
@@ -244,10 +243,18 @@ class Shoal(RayLike):
     module = "shoal"
 
     def loops(self) -> dict[str, Loop]:
-        return super().loops() | SharingShoal(self.api).loops()
+        return super().loops() | SharingShoal(self.api).loops() | {"numerical_mutable": self.numerical_mutable}
 
     def start(self) -> None:
         self.api.init(num_cpus=self.cores)
+
+    def put_gb(self, plan: Plan, written: bool = False) -> Beside:
+        api, array = self.api, large_array(written)
+        put, copied = in_turns([lambda: api.put(array), copier(array)], array.nbytes / 1e9, plan)
+        return Beside(put, MEMCPY_WRITTEN if written else MEMCPY, copied)
+
+    def numerical_mutable(self, plan: Plan) -> Checked:
+        return numerical.Program(self.cores, plan).remote(self.api, mutable=True)
 
     def lock_1(self, plan: Plan) -> list[float]:
         api = self.api

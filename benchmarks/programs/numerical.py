@@ -83,11 +83,12 @@ class Program:
 
             return self._timed(run)
 
-    def remote(self, api: Any) -> Checked:
+    def remote(self, api: Any, **how: Any) -> Checked:
+        """`how` goes to put(): Shoal's mutable=True is what Ray does not have."""
         f = api.remote(convolve)
 
         def run() -> list[Array]:
-            image = api.put(self.image)
+            image = api.put(self.image, **how)
             return api.get([f.remote(image, kernel) for kernel in self.filters])  # type: ignore[no-any-return]
 
         return self._timed(run)

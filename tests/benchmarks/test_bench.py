@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from benchmarks.breakdown import callgrind, groups
-from benchmarks.measure import Plan, rates, summary
+from benchmarks.measure import Plan, in_turns, rates, summary
 from benchmarks.peers import PEERS, PHYSICAL
-from benchmarks.rows import BY_KEY, REFERENCE_UNITS, ROWS, SPINNING, select
+from benchmarks.rows import BY_KEY, MEMCPY, MEMCPY_WRITTEN, REFERENCE_UNITS, ROWS, SPINNING, select
 from benchmarks.run import Lines, Options, Results, Run
 from benchmarks.scaling.__main__ import verdicts
 from benchmarks.scaling.curves import CURVES
@@ -100,6 +101,25 @@ def test_a_slice_is_measured_even_when_a_call_takes_longer_than_it() -> None:
     assert found["spread"] == pytest.approx((3.0 - 2.0) / 2 / 2.5)
 
 
+def test_what_is_compared_is_measured_in_turns() -> None:
+    calls: list[str] = []
+    plan = Plan(warm_s=0, slice_s=0, slices=2, limit_s=60)
+    first, second = in_turns([lambda: calls.append("a"), lambda: calls.append("b")], 10, plan)
+    assert len(first) == len(second) == 4
+    assert all(sample > 0 for sample in first + second)
+    assert "".join(calls[-16:]) == "aabb" * 4, "in each turn one call to warm up, and one that counts"
+
+
+def test_a_put_brings_its_reference_along(tmp_path: Path) -> None:
+    program("benchmarks", "--quick", "--peers", "shoal", "--only", "put_gb_written", "--out", str(tmp_path))
+    result = json.loads((tmp_path / "latest.json").read_text())
+    (row,) = result["rows"]
+    reference = result["references"][MEMCPY_WRITTEN]
+    assert row["goal"] == pytest.approx(0.9 * reference["median"])
+    assert row["multiples"][MEMCPY_WRITTEN] == pytest.approx(reference["median"] / row["peers"]["shoal"]["median"])
+    assert "missing" in result["references"][MEMCPY], "nobody asked for it"
+
+
 def results() -> Results:
     found = Results(rounds=1)
     found.add(SPINNING, PHYSICAL, [1_000_000.0])
@@ -123,6 +143,9 @@ def test_what_a_further_round_repeats() -> None:
     ]  # fmt: skip
     assert [peer for peer in ("shoal", "ray", "serial") if run.again(numerical, peer)] == ["ray", "serial"]
     assert not run.again(busy, "ray"), "it is measured once"
+    always = Run(replace(run.options, every_round=True))
+    always.log.close()
+    assert always.again(busy, "ray")
     assert list(run.wanted("joblib", [tasks], 0)) == ["tasks_sync"], "the first round has everything"
     assert list(run.wanted("joblib", [tasks], 1)) == []
     assert list(run.wanted("concurrent.futures", [tasks], 1)) == [], "it has failed"
