@@ -24,6 +24,7 @@ _core: Any = importlib.import_module("shoal._core")
 ARENA_BYTES = 256 << 20
 # What is taken from the cost of the others: an empty loop, and what is no loop.
 EMPTY_LOOP, NOTHING = "empty loop", "nothing"
+WAITED = 500  # references, as many as "wait 1k refs" waits for in the mean
 WORKERS_STEP = "take, call, finish"  # the others are the caller's
 
 
@@ -81,6 +82,7 @@ class Alone:
         task = shoal.remote(_small_value)
         actor = self._actor()
         refs = self.refs
+        many = [shoal.put(0) for _ in range(WAITED)]
 
         def nothing(n: int) -> None:
             pass
@@ -103,6 +105,15 @@ class Alone:
             for _ in range(n):
                 with lock:
                     pass
+
+        def wait(n: int) -> None:
+            wait = shoal.wait
+            for _ in range(n):
+                wait(many)
+
+        def slice_of_list(n: int) -> None:
+            for _ in range(n):
+                many[1:]
 
         def submit(n: int) -> None:
             refs.extend([task.remote() for _ in range(n)])
@@ -132,6 +143,8 @@ class Alone:
             Step("put", "put(0), and its reference dropped", put),
             Step("get", "get(ref) of a small value", get),
             Step("lock", "with lock: (free)", take_lock),
+            Step("wait", f"wait(refs), {WAITED} that are done", wait),
+            Step("wait", f"refs[1:], a list of {WAITED} and nothing else", slice_of_list),
             Step("task", "f.remote()", submit),
             Step("task", WORKERS_STEP, run),
             Step("task", "get", get_results, NOTHING),
