@@ -41,8 +41,8 @@ from benchmarks.rows import (
 
 ROOT = Path(__file__).resolve().parent.parent
 START_LIMIT_S = 60.0  # to start or end a session
-# A peer does not repeat a row in a further round if it has spent ENOUGH_S on it, or is FAR times behind Shoal in it: another
-# sample would cost more than it tells. (Shoal itself is spared only by the first of these.)
+# A peer other than Shoal does not repeat a row in a further round if it has spent ENOUGH_S on it, or is FAR times behind Shoal in
+# it: another sample would cost more than it tells.
 ENOUGH_S = 4.0
 FAR = 20.0
 # By the first group of a stage. A copy by one core is measured in turns with Shoal's puts, by Shoal's process.
@@ -177,10 +177,14 @@ class Run:
         """Whether a further round of it tells more than it costs."""
         if self.options.every_round:
             return True
-        if row.once or self.results.seconds.get((row.key, peer), 0.0) >= ENOUGH_S:
+        if row.once:
+            return False
+        if peer == "shoal":
+            return True
+        if self.results.seconds.get((row.key, peer), 0.0) >= ENOUGH_S:
             return False
         samples = self.results.samples.get(row.key, {})
-        if peer == "shoal" or not samples.get("shoal") or not samples.get(peer):
+        if not samples.get("shoal") or not samples.get(peer):
             return True
         ours, theirs = (statistics.median(samples[name]) for name in ("shoal", peer))
         return max(theirs, ours) <= FAR * min(theirs, ours) or (ours < theirs) == row.higher

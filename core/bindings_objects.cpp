@@ -283,6 +283,17 @@ bool wait_for(const std::vector<Handle>& handles, size_t want, u64 deadline) {
   }, false);
 }
 
+// An empty list with room for `n`, which is not cleared first as PyList_New(n) does it.
+PyObject* roomy_list(Py_ssize_t n) {
+  PyObject* list = PyList_New(0);
+  if (!list || !n) return list;
+  auto* l = reinterpret_cast<PyListObject*>(list);
+  l->ob_item = static_cast<PyObject**>(PyMem_Malloc(size_t(n) * sizeof(PyObject*)));
+  if (!l->ob_item) return Py_DECREF(list), PyErr_NoMemory();
+  l->allocated = n;
+  return list;
+}
+
 // Divides a list into two: those that are done, `want` at most, and the rest. With a long list wait() is called again
 // and again for what is left of it: so each reference is looked at once, and none after the last wanted for its state.
 bool divide(PyObject* list, Py_ssize_t want, PyObject** ready, PyObject** rest) {
@@ -290,36 +301,36 @@ bool divide(PyObject* list, Py_ssize_t want, PyObject** ready, PyObject** rest) 
   *ready = *rest = nullptr;
   do {  // a new list may start the garbage collector, which may change the other
     count = PyList_GET_SIZE(list);
-    Py_XSETREF(*ready, PyList_New(std::min(want, count)));
-    Py_XSETREF(*rest, PyList_New(count));
+    Py_XSETREF(*ready, roomy_list(std::min(want, count)));
+    Py_XSETREF(*rest, roomy_list(count));
   } while (*ready && *rest && count != PyList_GET_SIZE(list));
   bool ok = *ready && *rest && next_mark();
-  Py_ssize_t found = 0, left = 0;
   if (ok) {
+    Py_ssize_t found = 0;
     // In locals, as nothing but the loops change them: the compiler cannot know that a mark is none of them.
     PyObject **items = reinterpret_cast<PyListObject*>(list)->ob_item, **const end = items + count;
     PyObject **done = reinterpret_cast<PyListObject*>(*ready)->ob_item, **out = reinterpret_cast<PyListObject*>(*rest)->ob_item;
     PyTypeObject* const type = RefType;
     u32 *const seen = marks, now = mark, epoch = S.epoch;
-    // Whether it is an ObjectRef that this list has not had yet.
-    auto fresh = [=](PyObject* o, Handle* h) {
+    // Whether it is an ObjectRef of this session that the list has not had yet.
+    auto fresh = [=](PyObject* o) {
       auto* r = reinterpret_cast<Ref*>(o);
-      if (Py_TYPE(o) == type && r->epoch == epoch) [[likely]] *h = r->handle;
-      else if (!live_ref(o, h)) return false;
-      u32& met = seen[index_of(*h)];
-      if (met == now) [[unlikely]] return PyErr_SetString(PyExc_ValueError, "wait() was given the same ObjectRef twice"), false;
-      met = now;
+      if (Py_TYPE(o) != type || r->epoch != epoch || seen[index_of(r->handle)] == now) [[unlikely]] return false;
+      seen[index_of(r->handle)] = now;
       return true;
     };
-    Handle h;
-    for (; items < end && found < want && (ok = fresh(*items, &h)); items++) {
-      if (entry_done(&C.entry(h))) done[found++] = Py_NewRef(*items);
-      else out[left++] = Py_NewRef(*items);
+    for (; items < end && found < want && fresh(*items); items++) {
+      if (entry_done(&C.entry(reinterpret_cast<Ref*>(*items)->handle))) done[found++] = Py_NewRef(*items);
+      else *out++ = Py_NewRef(*items);
     }
-    for (out += left; ok && items < end && (ok = fresh(*items, &h)); items++) *out++ = Py_NewRef(*items);
-    left = out - reinterpret_cast<PyListObject*>(*rest)->ob_item;
+    while (items < end && found == want && fresh(*items)) *out++ = Py_NewRef(*items++);
+    Py_SET_SIZE(*ready, found);
+    Py_SET_SIZE(*rest, out - reinterpret_cast<PyListObject*>(*rest)->ob_item);
+    ok = items == end;
+    Handle h;
+    if (!ok && live_ref(*items, &h)) PyErr_SetString(PyExc_ValueError, "wait() was given the same ObjectRef twice");
   }
-  if (ok) return Py_SET_SIZE(*ready, found), Py_SET_SIZE(*rest, left), true;
+  if (ok) return true;
   Py_CLEAR(*ready);
   Py_CLEAR(*rest);
   return false;

@@ -268,9 +268,11 @@ def wait(
     Returns (ready, not_ready), both in the order given; ready has at most `num_returns` elements.
     Raises TypeError or ValueError for a bad argument, never what the tasks raised.
     """
-    if type(ray_waitables) is not list and isinstance(ray_waitables, ObjectRef):
-        raise TypeError("wait() takes a list of ObjectRefs, not a single one: wait([ref])")
-    refs = ray_waitables if type(ray_waitables) is list else list(ray_waitables)
+    refs = ray_waitables
+    if type(refs) is not list:
+        if isinstance(refs, ObjectRef):
+            raise TypeError("wait() takes a list of ObjectRefs, not a single one: wait([ref])")
+        refs = list(refs)
     if not refs:
         return [], []
     try:
