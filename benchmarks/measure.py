@@ -56,11 +56,11 @@ def rates(loop: Callable[[], Any], work: float, plan: Plan, warm: Callable[[], A
 
 def in_turns(loops: Sequence[Callable[[], Any]], work: float, plan: Plan) -> list[list[float]]:
     """The rates of several loops, a slice of each in turn: what is to be compared must meet the same moments of the machine."""
-    for loop in loops:
-        rates(loop, work, plan)  # until it is warm
-    samples: list[list[float]] = [[] for _ in loops]
     turn = replace(plan, warm_s=0.0, slices=1)
-    for _ in range(2 * plan.slices):
+    for loop in loops:
+        rates(loop, work, turn)  # to warm up
+    samples: list[list[float]] = [[] for _ in loops]
+    for _ in range(plan.slices):
         for found, loop in zip(samples, loops, strict=True):
             found.extend(rates(loop, work, turn))
     return samples

@@ -202,12 +202,11 @@ ROWS: tuple[Row, ...] = (
         note="150 MB of weights, five rounds of a 256-row batch per core; serial code and the pool make them "
         "for every batch, as when Ray was introduced; the ideal makes them once",
     ),
-    Row("numerical_busy", "program: numerical, one core busy", "busy", "s", None, False, "ideal numerical", once=True),
-    Row("stateful_busy", "program: stateful, one core busy", "busy", "s", None, False, "ideal stateful", once=True),
+    Row("numerical_busy", "program: numerical, one core busy", "busy", "s", None, False, "ideal numerical"),
+    Row("stateful_busy", "program: stateful, one core busy", "busy", "s", None, False, "ideal stateful"),
     Row(
         "costly_start_busy", "program: expensive start-up, one core busy", "busy", "s", None, False,
-        "ideal costly_start", once=True,
-        note="these three are measured in the first round only; the ideal is that of a machine with nothing else to do",
+        "ideal costly_start", note="the ideal of these three is that of a machine with nothing else to do",
     ),
 )  # fmt: skip
 
