@@ -126,19 +126,20 @@ class Run:
         return self.results
 
     def _rounds(self) -> None:
-        begun, last = time.monotonic(), 0.0  # the first round is the longest: some rows are in it only
+        begun, last = time.monotonic(), 0.0  # each round is shorter than the one before: some rows are not in it
         for number in range(self.options.rounds):
             round_begun = time.monotonic()
             if number and round_begun - begun + last > self.options.minutes * 60:
                 print(f"no time for round {number + 1}", flush=True)
                 break
+            before = dict(self.results.seconds)
             self.round(number)
             self.results.rounds += 1
             # What a further round will leave out: rows that are measured once, or on which enough was spent.
             spared = sum(
-                seconds
+                seconds - before.get((row, peer), 0.0)
                 for (row, peer), seconds in self.results.seconds.items()
-                if not number and row in BY_KEY and not self.again(BY_KEY[row], peer)
+                if row in BY_KEY and not self.again(BY_KEY[row], peer)
             )
             last = time.monotonic() - round_begun - spared
 
