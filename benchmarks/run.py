@@ -178,7 +178,7 @@ class Run:
         """Whether a further round of it tells more than it costs."""
         if self.options.every_round:
             return True
-        if row.once:
+        if row.once or peer in row.once_for:
             return False
         if peer == "shoal":
             return True

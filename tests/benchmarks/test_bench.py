@@ -143,6 +143,9 @@ def test_what_a_further_round_repeats() -> None:
     ]  # fmt: skip
     assert [peer for peer in ("shoal", "ray", "serial") if run.again(numerical, peer)] == ["shoal", "ray"]
     assert not run.again(idle, "ray"), "it is measured once"
+    assert [peer for peer in ("shoal", "ray", "multiprocessing, by hand") if run.again(BY_KEY["stateful_busy"], peer)] == [
+        "shoal", "multiprocessing, by hand"
+    ]  # fmt: skip
     always = Run(replace(run.options, every_round=True))
     always.log.close()
     assert always.again(idle, "ray")
