@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import Plan, rates
-from benchmarks.peers import ARRAY_WORDS, Loop, Peer, sharing_processes
+from benchmarks.peers import Loop, Peer, sharing_processes
 from benchmarks.peers.increments import Contest, among_processes, between, check
+from benchmarks.peers.physical import large_array
 from benchmarks.programs import by_hand_loops, pool_loops
 
 
@@ -90,9 +91,7 @@ class Multiprocessing(Peer):
 
     def put_gb(self, plan: Plan, written: bool = False) -> list[float]:
         """A new block of shared memory for each array, as each `put` makes a new object."""
-        array = np.zeros(ARRAY_WORDS, dtype=np.int64)
-        if written:
-            array[:] = 1
+        array = large_array(written)
 
         def put_large() -> None:
             memory = shared_memory.SharedMemory(create=True, size=array.nbytes)
