@@ -38,7 +38,9 @@ DRIVER = """
     actor, task = Actor.remote(), forever.remote()
     ref = shoal.put(np.zeros(1_000_000), mutable=True)
     shoal.get(actor.pid.remote())
-    pids = [process["pid"] for process in shoal._core.processes()]
+    while not any(process["label"] == "forever" and process["running"] for process in shoal._core.processes()):
+        os.sched_yield()
+    pids = [process["pid"] for process in shoal._core.processes() if process["pid"]]  # 0: it is only being started
     print(*pids, flush=True)
     """
 

@@ -18,7 +18,7 @@ pytest_plugins = ["peers"]
 
 def processes(one) -> list[int]:
     one("shoal.get([shoal.remote(lambda: 1).remote() for _ in range(4)])")
-    return one("[p['pid'] for p in shoal._core.processes() if p['pid'] != os.getpid()]")
+    return one("[p['pid'] for p in shoal._core.processes() if p['pid'] not in (0, os.getpid())]")
 
 
 @pytest.mark.parametrize("killed", ["driver", "supervisor", "both", "driver, and all stopped before"])
