@@ -174,8 +174,9 @@ def markdown(result: dict[str, Any]) -> str:
         f"Measured on {result['date'].split()[0]}: {machine['processor']}, {machine['cores']} cores, "
         f"{machine['memory_gb']:.0f} GB, Linux {machine['kernel']}; {packages}. "
         f"{result['rounds']} rounds in {result['seconds']:.0f} s, every peer in a process of its own, one "
-        "after the other in each round. Medians; ± is half the distance of the quartiles. In the first round only: what a peer is "
-        f"more than {FAR:.0f} times behind Shoal in, and what took it more than {ENOUGH_S:.0f} s.",
+        "after the other in each round. Medians; ± is half the distance of the quartiles. Once only: what a peer is "
+        f"more than {FAR:.0f} times behind Shoal in, and what takes it more than {ENOUGH_S:.0f} s. The programs have three places "
+        "in each round, of which multiprocessing's pool and serial code take part in the last.",
         "",
     ]
     if machine["load_before"][0] > QUIET:

@@ -11,10 +11,13 @@ from typing import Literal
 
 Group = Literal["startup", "tasks", "actors", "objects", "memory", "sharing", "programs", "busy"]
 GROUPS: tuple[Group, ...] = ("startup", "tasks", "actors", "objects", "memory", "sharing", "programs", "busy")
-# What a peer measures in one session, before the next peer has its turn.
+# What a peer measures in one session, before the next peer has its turn. The programs compute, each for a second or so, and a
+# core of a shared machine is fast and slow for minutes: they have three places in a round, two of them for CLOSE alone.
+PROGRAMS: tuple[Group, ...] = ("programs",)
 STAGES: tuple[tuple[Group, ...], ...] = (
-    ("startup",), ("tasks", "actors"), ("objects", "memory"), ("sharing",), ("programs", "busy"),
+    PROGRAMS, ("startup",), ("tasks", "actors"), PROGRAMS, ("objects", "memory"), ("sharing",), ("programs", "busy"),
 )  # fmt: skip
+CLOSE = ("shoal", "ray", "multiprocessing, by hand")  # who is so close in the programs that single samples do not tell
 
 # Rows of the pseudo-peer "physical", which every group measures first; see physical.py.
 ASLEEP, SPINNING = "ping-pong, asleep", "ping-pong, spinning"
@@ -48,7 +51,7 @@ class Row:
     goal_peer: str | None = None
     note: str = ""
     limit_s: float = 45.0  # the process that measures it is ended after so long without a result
-    once: bool = False  # measured in the first round only
+    once: bool = False  # measured a single time
     once_for: tuple[str, ...] = ()  # the same for these peers, which take long for it and are behind
 
 

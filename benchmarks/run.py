@@ -1,6 +1,6 @@
 """The coordinator: rounds, in each round stages, in each stage one peer after the other.
 
-    round 1   startup: shoal ray ...   tasks and actors: physical shoal ray ...   objects and memory: ...
+    round 1   programs: shoal ray ...   startup: shoal ray ...   tasks and actors: physical shoal ray ...   programs: ...
     round 2   the same, the peers in the opposite order
 
 Every peer runs in a process of its own (child.py), which starts its session, measures the stage's rows and
@@ -29,8 +29,10 @@ from benchmarks.peers import PEERS, PHYSICAL
 from benchmarks.rows import (
     ASLEEP,
     BY_KEY,
+    CLOSE,
     IDEALS,
     MEMCPY_ALL,
+    PROGRAMS,
     PYTHON,
     SCATTERED,
     SPINNING,
@@ -41,8 +43,8 @@ from benchmarks.rows import (
 
 ROOT = Path(__file__).resolve().parent.parent
 START_LIMIT_S = 60.0  # to start or end a session
-# A peer other than Shoal does not repeat a row in a further round if it has spent ENOUGH_S on it, or is FAR times behind Shoal in
-# it: another sample would cost more than it tells.
+# A peer other than Shoal does not repeat a row if that once took it ENOUGH_S, or if it is FAR times behind Shoal in it: another
+# sample would cost more than it tells.
 ENOUGH_S = 4.0
 FAR = 20.0
 # By the first group of a stage. A copy by one core is measured in turns with Shoal's puts, by Shoal's process.
@@ -78,11 +80,16 @@ class Results:
     missing: dict[str, dict[str, str]] = field(default_factory=dict)
     checks: dict[str, dict[str, float]] = field(default_factory=dict)
     parts: dict[str, list[list[float]]] = field(default_factory=dict)  # import, init, first task, by peer
-    seconds: dict[tuple[str, str], float] = field(default_factory=dict)
+    seconds: dict[tuple[str, str], float] = field(default_factory=dict)  # all times that a peer measured a row
+    longest: dict[tuple[str, str], float] = field(default_factory=dict)  # the longest of them
     rounds: int = 0
 
     def add(self, row: str, peer: str, samples: Sequence[float]) -> None:
         self.samples.setdefault(row, {}).setdefault(peer, []).extend(samples)
+
+    def took(self, row: str, peer: str, seconds: float) -> None:
+        self.seconds[row, peer] = self.seconds.get((row, peer), 0.0) + seconds
+        self.longest[row, peer] = max(self.longest.get((row, peer), 0.0), seconds)
 
     def fail(self, row: str, peer: str, reason: str) -> None:
         self.missing.setdefault(row, {})[peer] = reason
@@ -152,37 +159,40 @@ class Run:
             if physical := _PHYSICAL_ROWS.get(stage[0]):
                 self.child(PHYSICAL, list(physical))
             peers = [name for name in self.options.peers if any(row.key in PEERS[name].rows for row in rows)]
+            if stage == PROGRAMS:
+                peers = [name for name in peers if name in CLOSE or name == "serial"]
             if number % 2:
                 peers.reverse()
             spent: list[str] = []
             for name in peers:
                 peer_begun = time.monotonic()
                 if stage == ("startup",):
-                    self.start_up(name, list(self.wanted(name, rows, number)))
+                    self.start_up(name, list(self.wanted(name, rows)))
+                elif name == "serial":  # has the ideals of the programs
+                    self.child(name, [*(self.wanted(name, rows) if stage != PROGRAMS else ()), *ideals(rows)])
                 else:
-                    self.child(name, list(self.wanted(name, rows, number)))
+                    self.child(name, list(self.wanted(name, rows)))
                 spent.append(f"{name} {time.monotonic() - peer_begun:.0f}")
             total = time.monotonic() - begun
             print(f"round {number + 1}  {' and '.join(stage):18} {total:6.1f} s   {', '.join(spent)}", flush=True)
 
-    def wanted(self, peer: str, rows: Sequence[Row], number: int) -> Iterator[str]:
-        """The rows of this peer that are worth another round."""
+    def wanted(self, peer: str, rows: Sequence[Row]) -> Iterator[str]:
+        """The rows that this peer has not measured yet, or that are worth another time."""
         for row in rows:
             failed = peer in self.results.missing.get(row.key, {})
-            if row.key in PEERS[peer].rows and not failed and (not number or self.again(row, peer)):
+            new = (row.key, peer) not in self.results.seconds
+            if row.key in PEERS[peer].rows and not failed and (new or self.again(row, peer)):
                 yield row.key
-        if peer == "serial":
-            yield from (ideal for ideal in IDEALS if any(row.reference == ideal for row in rows))
 
     def again(self, row: Row, peer: str) -> bool:
-        """Whether a further round of it tells more than it costs."""
+        """Whether to measure it another time tells more than it costs."""
         if self.options.every_round:
             return True
         if row.once or peer in row.once_for:
             return False
         if peer == "shoal":
             return True
-        if self.results.seconds.get((row.key, peer), 0.0) >= ENOUGH_S:
+        if self.results.longest.get((row.key, peer), 0.0) >= ENOUGH_S:
             return False
         samples = self.results.samples.get(row.key, {})
         if not samples.get("shoal") or not samples.get(peer):
@@ -206,8 +216,8 @@ class Run:
                 self.results.fail(row, peer, f"{type(error).__name__}: {error}")
             return
         self.results.parts.setdefault(peer, []).append(found["parts"])
-        self.results.seconds["idle_cpu", peer] = idle_s
         for row in rows:
+            self.results.took(row, peer, idle_s if row == "idle_cpu" else 0.0)  # the others come together
             if row in found:
                 self.results.add(row, peer, [found[row]])
 
@@ -262,8 +272,8 @@ class Run:
 
     def take(self, peer: str, message: dict[str, Any], seconds: float) -> None:
         """Note what a child told about a row, and how long it took."""
-        row, spent = message["row"], self.results.seconds
-        spent[row, peer] = spent.get((row, peer), 0.0) + seconds
+        row = message["row"]
+        self.results.took(row, peer, seconds)
         if "missing" in message:
             self.results.fail(row, peer, message["missing"])
             return
@@ -272,6 +282,11 @@ class Run:
             self.results.add(reference, PHYSICAL, samples)
         if message["check"] is not None:
             self.results.checks.setdefault(row, {})[peer] = message["check"]
+
+
+def ideals(rows: Sequence[Row]) -> list[str]:
+    """The ideals that these rows are held against."""
+    return [ideal for ideal in IDEALS if any(row.reference == ideal for row in rows)]
 
 
 def _installed(package: str) -> bool:
