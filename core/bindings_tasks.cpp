@@ -379,8 +379,7 @@ void end_task() {
   end_task_locks();
 }
 
-// finish(task, value, nreturns): seals the returns. False: the value does not fit nreturns; nothing was sealed then.
-// If storing raises, what was not sealed yet can still be failed with fail().
+// A return of a call gets its value, or its error. False: an exception is set.
 bool seal_value(Task* t, u32 i, PyObject* value, bool failed) {
   Handle h = C.returns(t)[i];
   Entry& e = C.entry(h);
@@ -392,6 +391,8 @@ bool seal_value(Task* t, u32 i, PyObject* value, bool failed) {
   return guarded([&] { return C.publish(h, failed), true; }, false);
 }
 
+// finish(task, value): seals the returns, and gives the record back. True: it was to be interrupted, which has not happened (no
+// mark is set once all is sealed). If storing raises, what was not sealed yet can still be failed with fail().
 PyObject* finish(PyObject*, PyObject* const* args, Py_ssize_t n) {
   if (!arity("finish", n, 2)) return nullptr;
   Task* t = task_arg(args[0]);
@@ -405,8 +406,9 @@ PyObject* finish(PyObject*, PyObject* const* args, Py_ssize_t n) {
       if (!seal_value(t, i, PyTuple_GET_ITEM(args[1], i), false)) return nullptr;
   }
   C.h->stats.tasks_finished.fetch_add(1, std::memory_order_relaxed);
+  bool due = t->flags & TASK_INTERRUPT;
   if (!guarded([&] { return C.finish(t), true; }, false)) return nullptr;
-  Py_RETURN_NONE;
+  return PyBool_FromLong(due);
 }
 
 // fail(task, exception, finish): the returns that are not sealed yet get the exception

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import threading
 import time
@@ -105,7 +104,7 @@ def cancelled_after(task, seconds):
     ref = shoal.put(np.zeros(1), mutable=True)
     flag = shoal.get(ref)
     call = task.remote(ref)
-    until(lambda: flag[0] == 1)
+    until(lambda: flag[0] == 1 or bool(shoal.wait([call], timeout=0)[0]))
     end = time.monotonic() + seconds
     until(lambda: time.monotonic() > end)
     shoal.cancel(call)
@@ -156,6 +155,9 @@ def test_an_interrupt_that_comes_just_after_the_end_changes_nothing():
 
 @pytest.mark.usefixtures("session")
 def test_cancellations_where_the_users_code_has_set_a_handler():
+    """Which cannot know whose the interrupt is: one that comes late hits the next call, perhaps before that has begun."""
+    ends = shoal.exceptions.TaskCancelledError, shoal.exceptions.WorkerCrashedError
+
     @shoal.remote(max_retries=0)
     def careless(flag):
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -164,8 +166,12 @@ def test_cancellations_where_the_users_code_has_set_a_handler():
 
     for i in range(30):
         call = cancelled_after(careless, 0.0004 * i)
-        with contextlib.suppress(shoal.exceptions.TaskCancelledError, shoal.exceptions.WorkerCrashedError):
+        try:
             assert shoal.get(call).shape == (1_000_000,)
+        except ends:
+            pass
+        except shoal.exceptions.TaskError as error:
+            assert "raised KeyboardInterrupt" in str(error)
     del call
     audit()
 

@@ -135,7 +135,7 @@ class Host:
         # Without the hook, or if there will be no restart, nothing is different from here on.
         self.save: Callable[[], Any] | None = getattr(instance, SAVE, None) if restarts else None
         self.saving = threading.Lock()  # in threads: an older state must not come after a newer one
-        self.finish: Callable[[int, Any], None] = _core.finish if self.save is None else self._finish_saving
+        self.finish: Callable[[int, Any], bool | None] = _core.finish if self.save is None else self._finish_saving
         worker.name_of = self._name_of
 
     def _name_of(self, task: int) -> str:

@@ -134,7 +134,8 @@ class Worker:
                     raise kwargs  # an argument that could not be had
                 if flags == 0 and nreturns == 1 and not export.extras:
                     value = export.target(*args) if kwargs is None else export.target(*args, **kwargs)
-                    _core.finish(task, value)
+                    if _core.finish(task, value):
+                        self.watch_interrupts()
                     value = None
                 else:
                     self._run_special(task, export, args, kwargs or {}, nreturns, flags)
@@ -177,7 +178,8 @@ class Worker:
         try:
             with Applied(environment) if environment else nullcontext():
                 result = export.target(*args, **kwargs)
-                seal(self.engine, task, export.name, result, nreturns, flags)
+                if seal(self.engine, task, export.name, result, nreturns, flags):
+                    self.watch_interrupts()
         finally:
             if environment and (environment.get("working_dir") or environment.get("py_modules")):
                 self.leaving = True  # other tasks shall not find the modules that it has imported
@@ -202,6 +204,7 @@ class Worker:
         os._exit(code & 0xFF)
 
     def _failed(self, task: int, name: str, function: int, error: BaseException, flags: int) -> None:
+        self.watch_interrupts()
         if not self.caught(task, error):
             return
         marks = _core.task_cancelled(task)
@@ -247,6 +250,10 @@ class Worker:
             stream.flush()
         os._exit(0)
 
+    def watch_interrupts(self) -> None:
+        """An interrupt for a call that ends may yet come, to the next one: it shall not meet a handler that the call has set."""
+        signal.signal(signal.SIGINT, self.interrupted)
+
     def interrupted(self, _signal: int, _frame: Any) -> None:
         """SIGINT comes from the supervisor only: the running task is to be cancelled (unless it is over by now)."""
         if self.current is not None and _core.take_interrupt(self.current):
@@ -264,14 +271,14 @@ def seal(
     result: Any,
     nreturns: int,
     flags: int,
-    finish: Callable[[int, Any], None] = _core.finish,
-) -> None:
-    """The returns of a call, from what its function returned."""
+    finish: Callable[[int, Any], bool | None] = _core.finish,
+) -> bool | None:
+    """The returns of a call, from what its function returned. Returns what `finish` does."""
     if flags & STREAMING:
         for item in _items(result, name):
             _core.stream_item(task, item)
             _core.mark_streamed(task)
-        finish(task, (None, None))
+        return finish(task, (None, None))
     elif flags & DYNAMIC:
         items, refs = _items(result, name), []
         try:
@@ -282,17 +289,17 @@ def seal(
                 raise
             refs.append(_core.put_error(as_stored(error, name)))
             forget_frames(error)
-        finish(task, DynamicObjectRefGenerator(refs))
+        return finish(task, DynamicObjectRefGenerator(refs))
     elif nreturns == 1:
-        finish(task, result)
+        return finish(task, result)
     elif nreturns == 0:
-        finish(task, ())
+        return finish(task, ())
     else:
         values = _items(result, name) if not isinstance(result, (tuple, list)) else result
         values = tuple(values)
         if len(values) != nreturns:
             raise ValueError(f"{name}() should return num_returns={nreturns} values, but returned {len(values)}")
-        finish(task, values)
+        return finish(task, values)
 
 
 def _items(result: Any, name: str) -> Any:

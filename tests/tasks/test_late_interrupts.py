@@ -1,0 +1,51 @@
+"""A cancellation that comes too late, and a task that has set a handler of its own for the signal."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+import shoal
+from conftest import audit, until
+from shoal import _core
+
+
+@pytest.mark.parametrize("returns", [1, 2])
+def test_an_interrupt_that_comes_late_does_not_meet_a_handler_of_the_task_before(fresh, returns):
+    """The supervisor, which sends it, is stopped until the next task runs."""
+    fresh(num_cpus=1)  # so one worker has both
+
+    @shoal.remote(num_returns=returns)
+    def careless(steps):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        steps[0] = 1
+        until(lambda: steps[0] == 2)
+        return [1] * returns
+
+    @shoal.remote(max_retries=0)
+    def other(steps):
+        worker = signal.getsignal(signal.SIGINT).__self__
+        steps[0] = 3
+        until(lambda: worker.interrupt_missed)
+        return os.getpid()
+
+    ref = shoal.put(np.zeros(1), mutable=True)
+    steps = shoal.get(ref)
+    call = careless.remote(ref)
+    until(lambda: steps[0] == 1)
+    supervisor = next(p["pid"] for p in _core.processes() if p["role"] == _core.SUPERVISOR)
+    os.kill(supervisor, signal.SIGSTOP)
+    try:
+        shoal.cancel(call if returns == 1 else call[0])
+        steps[0] = 2
+        assert shoal.get(call) == ([1] if returns == 1 else [1, 1]), "it was too late to cancel it"
+        next_call = other.remote(ref)
+        until(lambda: steps[0] == 3)
+    finally:
+        os.kill(supervisor, signal.SIGCONT)
+    assert shoal.get(next_call) > 0
+    del call, ref, steps, next_call
+    audit()
