@@ -54,24 +54,39 @@ def alive(pid: int) -> bool:
         return False
 
 
-def left_by(pids: list[int]) -> list[str]:
-    """What has the number of one of those processes in its name, or Shoal's own, where such things are left."""
-    theirs = re.compile("|".join(rf"\b{pid}\b" for pid in pids))
-    shared = [name for name in os.listdir("/dev/shm") if "shoal" in name or theirs.search(name)]
-    return shared + [name for name in os.listdir("/tmp") if theirs.search(name)]
+def files() -> set[str]:
+    """What lies where such things are left."""
+    return {os.path.join(folder, name) for folder in ("/dev/shm", "/tmp") for name in os.listdir(folder)}
 
 
-@pytest.mark.parametrize("end", ["", "os._exit(0)", "os.kill(os.getpid(), signal.SIGKILL)"], ids=["ends", "exits", "is killed"])
-def test_the_driver_ends_and_nothing_is_left(end, tmp_path, monkeypatch):
+def left_by(pids: list[int], before: set[str]) -> list[str]:
+    """What is new there, and has the number of one of those processes in its name, or in shared memory Shoal's own."""
+    theirs = re.compile("|".join(["/dev/shm/.*shoal", *(rf"\b{pid}\b" for pid in pids)]))
+    return [path for path in files() - before if theirs.search(path)]
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [("", 0), ("os._exit(0)", 0), ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL)],
+    ids=["ends", "exits", "is killed"],
+)
+def test_the_driver_ends_and_nothing_is_left(end, code, tmp_path_factory, monkeypatch):
     """`the driver ends, or is killed: all processes of the session end; nothing is left in /dev/shm or /tmp`."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    folder = tmp_path_factory.mktemp("s")
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    before = files()
     ran = run_python(f"""{DRIVER}
-    assert not os.listdir({str(tmp_path)!r})  # nor is there anything while it runs
+    print(*[os.path.join(at, name) for at, _, names in os.walk({str(folder)!r}) for name in names], sep="\\n", flush=True)
     {end}""")
-    pids = [int(text) for text in ran.stdout.split()]
+    first, *named = ran.stdout.splitlines()
+    assert ran.returncode == code, ran.stderr
+    # While it runs there is the socket by which others join, and nothing else that has a name.
+    assert len(named) == 1 and re.fullmatch(rf"{folder}/shoal-{os.geteuid()}/[a-z0-9-]+/socket", named[0]), named
+    pids = [int(text) for text in first.split()]
     assert len(pids) >= 4, ran.stderr  # driver, supervisor, the actor, the task
     until(lambda: not any(alive(pid) for pid in pids))
-    assert left_by(pids) == [] and os.listdir(tmp_path) == []
+    assert left_by(pids, before) == [] and os.listdir(folder) == []
 
 
 def test_the_supervisor_is_killed():

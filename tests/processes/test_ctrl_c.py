@@ -60,11 +60,10 @@ def test_everything_ends_quietly(doing):
         program.until_ready()
         time.sleep(random.random() * 0.1)  # it is about any moment of the work
         program.press_ctrl_c()
-        pressed = time.monotonic()
         code, _, err = program.finish()
         assert code == -signal.SIGINT, err
         assert err.rstrip().endswith("KeyboardInterrupt") and err.count("Traceback") == 1, err
-        program.assert_all_gone(since=pressed)
+        program.assert_all_gone()
 
 
 @pytest.mark.parametrize("_", range(4))
@@ -82,17 +81,16 @@ def test_while_it_starts(_):
         program.until_ready()
         time.sleep(random.random() * 0.2)  # it is about any moment of the start
         program.press_ctrl_c()
-        pressed = time.monotonic()
         code, _, err = program.finish()
         assert code in (1, -signal.SIGINT) and "KeyboardInterrupt" in err and "terminate called" not in err, err
-        program.assert_all_gone(since=pressed)
+        program.assert_all_gone()
 
 
 def test_at_the_exit_of_the_interpreter():
     with Program(START + "import atexit, signal; atexit.register(lambda: os.kill(0, signal.SIGINT))") as program:
         code, _, err = program.finish()
         assert code in (0, -signal.SIGINT) and "KeyboardInterrupt" in err and "terminate called" not in err, err
-        program.assert_all_gone(since=time.monotonic())
+        program.assert_all_gone()
 
 
 @pytest.mark.parametrize(
@@ -118,10 +116,10 @@ def test_a_driver_that_catches_it_goes_on(work):
             shoal.lock("x").release()
         while any(p["running"] for p in _core.processes() if p["role"] == _core.WORKER):
             time.sleep(0.001)
-        assert _core.check() == ""
+        arena_is_whole()
         """)  # fmt: skip
     with Program(code) as program:
-        assert program.finish(60)[::2] == (0, "")
+        assert program.finish(110)[::2] == (0, "")
 
 
 def test_while_a_session_starts_and_the_driver_goes_on():
@@ -135,16 +133,19 @@ def test_while_a_session_starts_and_the_driver_goes_on():
         def start_and_stop():
             shoal.init(num_cpus=1); shoal.get(double.remote(1)); shoal.shutdown()
 
-        start_and_stop()
         before = counts()
+        start_and_stop()
         for _ in range(10):
             interrupted(lambda: again_and_again(start_and_stop))
             shoal.shutdown()
             assert not shoal.is_initialized()
         start_and_stop()
+        end = time.monotonic() + 30
+        while counts() != before and time.monotonic() < end:  # a thread is joined a moment before it is gone for the kernel
+            time.sleep(0.001)
         assert counts() == before, (counts(), before)
         with open(f"/proc/self/task/{os.getpid()}/children") as children:
             assert children.read() == ""
         """)
     with Program(code) as program:
-        assert program.finish(60)[::2] == (0, "")
+        assert program.finish(110)[::2] == (0, "")

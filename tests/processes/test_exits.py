@@ -12,6 +12,8 @@ from programs import PRELUDE, Program
 
 from conftest import until
 
+pytestmark = pytest.mark.timeout(170)  # a program has 100 seconds to end, and its processes 60 to be gone
+
 
 def session(code: str) -> str:
     return "shoal.init(num_cpus=2)\n" + textwrap.dedent(code)
@@ -255,7 +257,7 @@ class Ended(NamedTuple):
 
 def play(code: str) -> Ended:
     with Program(code) as program:
-        status, out, err = program.finish(40)
+        status, out, err = program.finish(100)
         try:
             until(lambda: not program.family())
         except AssertionError:
@@ -265,10 +267,10 @@ def play(code: str) -> Ended:
 
 @pytest.fixture(scope="module")
 def plays(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Ended]]]:
-    """The programs of the tests that were asked for, four at a time: they only wait for one another's cores."""
+    """The programs of the tests that were asked for, two at a time: much of their time they wait."""
     mine = [item for item in request.session.items if getattr(item, "module", None) is request.module and hasattr(item, "callspec")]
     asked = [item.callspec.params["name"] for item in mine]
-    with ThreadPoolExecutor(4) as pool:
+    with ThreadPoolExecutor(2) as pool:
         yield {name: pool.submit(play, QUIET[name] if name in QUIET else FAILS + session(LOUD[name][0])) for name in asked}
 
 
@@ -332,4 +334,4 @@ def test_a_driver_that_becomes_another_program():
         assert program.process.stdout is not None
         assert int(program.process.stdout.readline()) == program.pid
         until(lambda: program.family() == [program.pid])
-        assert program.finish(30)[2].endswith("EOFError: EOF when reading a line\n")
+        assert program.finish()[2].endswith("EOFError: EOF when reading a line\n")

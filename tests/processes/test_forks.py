@@ -1,7 +1,6 @@
 """A process of a session that forks: its child is told so at each use, and neither its use nor its end disturbs the session."""
 
 import textwrap
-import time
 
 import pytest
 from programs import PRELUDE, Program
@@ -49,17 +48,17 @@ def whole():
     gc.collect()
     while any(p["running"] or p["lease"] for p in _core.processes() if p["role"] == _core.WORKER):
         time.sleep(0.001)
-    assert _core.check() == "", _core.check()
+    arena_is_whole()
     names = [p["label"] for p in _core.processes()]
     assert names[:2] == ["driver", "supervisor"], names
 """
 
 
-def check(code: str, seconds: float = 40) -> str:
+def check(code: str, seconds: float = 60) -> str:
     with Program(FORK + textwrap.dedent(code)) as program:
         status, out, err = program.finish(seconds)
         assert (status, err) == (0, ""), err + out
-        program.assert_all_gone(since=time.monotonic())
+        program.assert_all_gone()
         return out
 
 
@@ -381,15 +380,13 @@ def test_a_child_that_outlives_everything():
         @shoal.remote
         def leave():
             if os.fork() == 0:
-                time.sleep(60)
+                time.sleep(600)
                 os._exit(0)
         shoal.get([leave.remote() for _ in range(2)])
         if os.fork() == 0:
-            time.sleep(60)
+            time.sleep(600)
             os._exit(0)
-        start = time.monotonic()
-        shoal.shutdown()
-        assert time.monotonic() - start < 20, "it waited"  # as long as the children sleep, that is
+        shoal.shutdown()  # if it waited, it would be for as long as the children sleep
         print("ended", flush=True)
         shoal.init(num_cpus=1)
         print(shoal.get(double.remote(1)), flush=True)
@@ -398,5 +395,5 @@ def test_a_child_that_outlives_everything():
     with Program(code) as program:
         assert program.process.stdout is not None
         assert [program.process.stdout.readline() for _ in range(2)] == ["ended\n", "2\n"]
-        assert program.process.wait(20) == 0
+        assert program.process.wait(60) == 0
         until(lambda: len(program.family()) == 3)  # the three children and nobody of the session

@@ -27,17 +27,16 @@ def test_a_driver_that_is_ended(number, doing):
     with Program(START + f"ready()\n{doing}") as program:
         program.until_ready()
         os.kill(program.pid, number)
-        ended = time.monotonic()
         code, _, err = program.finish()
         assert (code, err) == (-number, "")
-        program.assert_all_gone(since=ended)
+        program.assert_all_gone()
 
 
 def test_a_driver_that_is_ended_while_its_session_starts():
     for delay in ("", "time.sleep(0.01)\n", "time.sleep(0.05)\n"):
         with Program(f"shoal.init(num_cpus=2)\n{delay}os.kill(os.getpid(), 15)") as program:
             assert program.finish()[::2] == (-15, "")
-            program.assert_all_gone(since=time.monotonic())
+            program.assert_all_gone()
 
 
 def test_a_driver_that_is_stopped_and_goes_on():
@@ -62,7 +61,7 @@ import signal
 os.kill(supervisor, signal.SIGSTOP)
 assert shoal.get([double.remote(i) for i in range(50)], timeout=20) == [2 * i for i in range(50)]
 os.kill(supervisor, signal.SIGCONT)
-worker = next(p["pid"] for p in _core.processes() if p["role"] == _core.WORKER)
+worker = next(p["pid"] for p in _core.processes() if p["role"] == _core.WORKER and p["pid"])  # 0: it is only being started
 os.kill(worker, signal.SIGSTOP)
 refs = [double.remote(i) for i in range(4)]
 time.sleep(0.02)
@@ -76,8 +75,8 @@ shoal.shutdown()
 """
     )
     with Program(code) as program:
-        assert program.finish(40)[::2] == (0, "")
-        program.assert_all_gone(since=time.monotonic())
+        assert program.finish()[::2] == (0, "")
+        program.assert_all_gone()
 
 
 @pytest.mark.parametrize(
@@ -229,6 +228,6 @@ os._exit(0)
 """
     )
     with Program(code) as program:
-        status, out, err = program.finish(40)
+        status, out, err = program.finish()
         assert (status, err) == (0, "") and "the session has ended" in out, out
         until(lambda: not program.family())

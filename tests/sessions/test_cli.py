@@ -18,6 +18,7 @@ from conftest import until
 from shoal.engine.local import detached, output, places
 
 pytest_plugins = ["peers"]
+pytestmark = pytest.mark.timeout(170)  # each starts an interpreter many times
 
 
 def cli(*arguments: str, code: int = 0) -> str:
@@ -134,13 +135,19 @@ def test_a_log_does_not_grow_without_end(tmp_path, monkeypatch):
     assert len(text) <= 1100 and text.startswith("(older output was dropped)\n") and "(f pid=7) 99 xxx" in text
 
 
-def test_mistakes(home):
+def test_mistakes_in_starting(home):
     cli("start", "--name", "once", "--num-cpus", "1", "--object-store-memory", "64M")
     assert "there is a session named 'once' already" in cli("start", "--name", "once", code=1)
     assert "cannot be the name" in cli("start", "--name", "a/b", code=1)
     assert "at least" in cli("start", "--object-store-memory", "1K", code=1)
     assert "no size" in cli("start", "--object-store-memory", "lots", code=2)
     assert "num_cpus" in cli("start", "--num-cpus=-1", code=1)
+    assert cli("stop", "--all") == "once has ended.\n"
+    assert cli("--version").startswith("shoal 0.")
+
+
+def test_mistakes_in_stopping(home):
+    cli("start", "--name", "once", "--num-cpus", "1", "--object-store-memory", "64M")
     assert "no session named 'twice'; you have: once" in cli("stop", "twice", code=1)
     cli("start", "--name", "twice", "--num-cpus", "1", "--object-store-memory", "64M")
     assert "say which; you have: once, twice" in cli("stop", code=1)
@@ -150,7 +157,6 @@ def test_mistakes(home):
     shoal.init(num_cpus=1, session_name="mine")
     assert "none of your sessions was started with `shoal start`; you have: mine" in cli("stop", code=1)
     assert shoal.get(shoal.put(1)) == 1
-    assert cli("--version").startswith("shoal 0.")
 
 
 def test_the_supervisor_is_killed(home, peer):

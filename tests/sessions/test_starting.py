@@ -74,7 +74,7 @@ def test_the_driver_dies_while_its_session_starts(home: Path, tmp_path: Path, pe
     pids = family(pid)
     driver.kill()
     if stage in ("interpreter", "worker"):  # before its first instruction nobody can notice anything: then, however, at once
-        with open(held, "w") as let:
+        with open(os.open(held, os.O_RDWR), "w") as let:  # also when all who would read it are gone
             let.write("go on" * 20)
     until(lambda: all(map(gone, pids)))
     until(lambda: not list(home.iterdir()))
