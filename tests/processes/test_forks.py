@@ -380,11 +380,11 @@ def test_a_child_that_outlives_everything():
         @shoal.remote
         def leave():
             if os.fork() == 0:
-                time.sleep(600)
+                time.sleep(120)
                 os._exit(0)
         shoal.get([leave.remote() for _ in range(2)])
         if os.fork() == 0:
-            time.sleep(600)
+            time.sleep(120)
             os._exit(0)
         shoal.shutdown()  # if it waited, it would be for as long as the children sleep
         print("ended", flush=True)
