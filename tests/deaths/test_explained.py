@@ -213,3 +213,22 @@ def test_objects_outlive_the_process_that_made_them():
     view = shoal.get(large)
     del large
     assert view[-1] == 99_999
+
+
+class Deadly:
+    """Ends the process that unpickles it."""
+
+    def __reduce__(self):
+        return os._exit, (3,)
+
+
+def test_a_process_that_dies_while_it_unpickles_a_function_names_that_function():
+    deadly = Deadly()
+
+    @shoal.remote(max_retries=0)
+    def loads():
+        return deadly
+
+    shoal.get([pid_of.remote() for _ in range(4)])
+    with pytest.raises(WorkerCrashedError, match=r"that ran loads\(\) exited with code 3"):
+        shoal.get(loads.remote())

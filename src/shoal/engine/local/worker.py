@@ -111,6 +111,7 @@ class Worker:
 
     def run(self, call: Any) -> None:
         task, kind, function, _method, args, kwargs, nreturns, flags = call
+        exports = self.engine.exports
         if self.has_gpus:
             self.show_gpus()
         if kind == CREATE_ACTOR:
@@ -123,7 +124,7 @@ class Worker:
                 self.current = task
                 if self.interrupt_missed:
                     self.look_for_interrupt(task)
-                export = self.engine.exports.load(function)
+                export = exports.loaded.get(function) or exports.load(function, self.name_now)
                 name = export.name
                 if name != self._named:
                     self.name_now(name)
