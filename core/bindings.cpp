@@ -315,9 +315,9 @@ nb::list processes() {
     if (state == SLOT_FREE) continue;
     nb::dict d;
     d["slot"] = i;
-    d["pid"] = s.pid;
     d["state"] = int(state);
     d["role"] = int(s.role.load());
+    d["pid"] = peek(s.pid);  // 0: it is only being started; with a role it has a pid, which was there before the role
     d["label"] = nb::steal(PyUnicode_DecodeUTF8(s.label, Py_ssize_t(strnlen(s.label, MAX_NAME)), "replace"));
     d["actor"] = s.actor.load();
     d["blocked"] = s.blocked != 0;

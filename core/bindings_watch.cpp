@@ -1,4 +1,4 @@
-// A wait without a limit of time looks now and then whether it can ever end (deadlock.cpp).
+// A wait without a limit of time looks now and then whether it can ever end (deadlock.cpp), and whether a task was forgotten.
 #include <algorithm>
 
 #include "bindings.h"
@@ -67,6 +67,7 @@ bool Watch::look() {
   Py_DECREF(n);
   if (!same_session(epoch_)) return false;
   return guarded([&] {
+    C.look_for_forgotten();
     std::vector<Stuck> circle = find_circle(C, thread_id(), since_);
     if (!circle.empty() && circle == seen_ && is_victim(circle)) {
       PyObject* texts = PyList_New(0);

@@ -284,6 +284,7 @@ struct Client {
   void wake_worker();
   u32 could_run() const;
   void tell_crowd();
+  void look_for_forgotten();
   bool surplus_worker();                       // should this worker leave the tasks that wait to others?
   u64 cpu_before = 0;                          // ... what was used when it was asked last
   i64 slept_before = -1;

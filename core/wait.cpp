@@ -146,6 +146,12 @@ void Client::wake_worker() {
   if (!wake_idle(1) && !h->wanted.load(std::memory_order_relaxed)) ring_supervisor();
 }
 
+// For who has waited long: the worker that was woken may not come (it is stopped, say by a debugger), while others are idle.
+// The supervisor wakes them if it finds that nothing gets on.
+void Client::look_for_forgotten() {
+  if (runnable() && any(h->sched.idle)) tell_crowd();
+}
+
 void Client::tell_crowd() {
   if (!h->crowd.load(std::memory_order_seq_cst) && h->crowd.exchange(1, std::memory_order_seq_cst) == 0) poke_supervisor();
 }

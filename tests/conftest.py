@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +51,24 @@ def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
         time.sleep(0.001)  # a poll of outside state, bounded by `seconds`
 
 
+def stop(pid: int) -> None:
+    """Stop a process; all of its threads are stopped when this returns."""
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: _states(pid) == {"T"})
+
+
+def asleep(pid: int) -> bool:
+    """All threads of the process wait for something: who is stopped now keeps no lock of the arena from the others."""
+    return _states(pid) == {"S"}
+
+
+def _states(pid: int) -> set[str]:
+    try:
+        return {stat.read_text().rpartition(")")[2].split()[0] for stat in Path(f"/proc/{pid}/task").glob("*/stat")}
+    except (FileNotFoundError, ProcessLookupError):  # one of them ended just now
+        return set()
+
+
 def quiet() -> bool:
     """Nobody but the driver is doing anything."""
     processes = _core.processes()
@@ -61,6 +80,19 @@ def at_rest() -> bool:
     goes from here on waits for that. (The error of a death is told before the supervisor has cleared the last of it away.)"""
     gc.collect()
     return quiet() and all(p["state"] == ALIVE and p["role"] != _core.ACTOR for p in _core.processes() if p["slot"] > 1)
+
+
+def only_worker() -> int:
+    """The pid of the one worker, once it is asleep and there is no other, not even one that is only being started: one is if
+    the first does not come soon, and leaves after a while."""
+    others: list[tuple[int, int]] = []
+
+    def alone() -> bool:
+        others[:] = [(p["role"], p["pid"]) for p in _core.processes() if p["slot"] > 1]
+        return quiet() and [role for role, _ in others] == [_core.WORKER] and asleep(others[0][1])
+
+    until(alone)
+    return others[0][1]
 
 
 def in_time(scene: Callable[[float], bool], limit: float) -> None:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:  # imported when first needed: they take longer to import than
     import concurrent.futures
 
 
+_MOST = 64  # references that a loop waits for, before it looks whether they are still waited for
+
+
 class _LoopWaiter:
     """The references that one event loop waits for."""
 
@@ -33,6 +36,7 @@ class _LoopWaiter:
         self._rings: list[asyncio.Future[None]] = []
         self._looks: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         self._armed = False
+        self._most = _MOST
         self._fd = self._bridge.fileno()
         loop.add_reader(self._fd, self._on_ring)
 
@@ -47,6 +51,9 @@ class _LoopWaiter:
 
     def add(self, ref: Any, future: Any) -> None:
         """`future` (of asyncio or of concurrent.futures) gets the value of `ref`. To be called in the loop's thread."""
+        if len(self._refs) >= self._most:  # perhaps of waits that were cancelled: someone polls with a time-out
+            self._most = 2 * len(self._refs)
+            self._loop.call_soon(self._drop_cancelled)
         self._refs.append(ref)
         self._futures.append(future)
         if not self._armed:
@@ -55,6 +62,11 @@ class _LoopWaiter:
         _core.watch(ref)
         if _core.is_done(ref):
             self._loop.call_soon(self._look)
+
+    def _drop_cancelled(self) -> None:
+        kept = [(ref, future) for ref, future in zip(self._refs, self._futures, strict=True) if not future.done()]
+        self._refs, self._futures = [ref for ref, _ in kept], [future for _, future in kept]
+        self._most = max(_MOST, 2 * len(kept))
 
     def add_ring(self) -> asyncio.Future[None]:
         """Done at the next ring of this process."""
@@ -168,10 +180,16 @@ def _waiter() -> _LoopWaiter:
     with _lock:
         waiter = _waiters.get(loop)
         if waiter is None:
-            for old in [other for other in _waiters if other.is_closed()]:
-                _waiters.pop(old).close()
+            _forget_closed()
             waiter = _waiters[loop] = _LoopWaiter(loop)
         return waiter
+
+
+def _forget_closed() -> None:
+    """What a loop awaited that was closed meanwhile. [_lock]"""
+    for old in [other for other in _waiters if other.is_closed()]:
+        _waiters[old].close()
+        del _waiters[old]
 
 
 def next_ring() -> Any:
@@ -192,8 +210,12 @@ def as_asyncio_future(ref: Any) -> asyncio.Future[Any]:
     """An asyncio future of the running loop for the value of `ref`."""
     import asyncio
 
-    future = asyncio.get_running_loop().create_future()
+    loop = asyncio.get_running_loop()
+    future = loop.create_future()
     if _core.is_done(ref):
+        if loop not in _waiters:
+            with _lock:
+                _forget_closed()
         _settle(future, ref)
     else:
         _waiter().add(ref, future)

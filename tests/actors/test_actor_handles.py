@@ -5,7 +5,7 @@ import copy
 import pytest
 
 import shoal
-from conftest import until
+from conftest import at_rest, audit, until
 from shoal import _core
 
 pytestmark = pytest.mark.usefixtures("audited")
@@ -264,11 +264,11 @@ def test_actors_create_actors():
         def depth(self):
             return 1 + shoal.get(self.child.depth.remote()) if self.child else 0
 
-    alive = actors_alive()
+    until(at_rest)
     parent = Parent.remote(4)
     assert shoal.get(parent.depth.remote()) == 4
     del parent
-    until(lambda: actors_alive() == alive)
+    until(lambda: actors_alive() == 0)
 
 
 def test_handles_in_exceptions_and_generators():
@@ -284,7 +284,8 @@ def test_handles_in_exceptions_and_generators():
 
 
 def test_dropping_a_handle_before_the_actor_is_there():
-    alive = actors_alive()
+    until(at_rest)
     for _ in range(10):
         Cell.remote()
-    until(lambda: actors_alive() == alive)
+    audit()
+    until(lambda: actors_alive() == 0)

@@ -7,7 +7,7 @@ import warnings
 import pytest
 
 import shoal
-from conftest import until
+from conftest import at_rest, until
 from shoal import _core
 from shoal.exceptions import ActorDiedError, PendingCallsLimitExceeded
 
@@ -160,6 +160,7 @@ def test_more_calls_than_may_wait_are_refused():
 
 
 def test_refused_calls_leave_nothing():
+    until(at_rest)
     cell, gate = Cell.options(max_pending_calls=1).remote(), shoal.lock()
     shoal.get(cell.get.remote())
     gate.acquire()

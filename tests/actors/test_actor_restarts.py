@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import shoal
-from conftest import until
+from conftest import asleep, stop, until
 from shoal import _core
 from shoal.exceptions import ActorDiedError, ActorError
 
@@ -239,8 +239,9 @@ def test_what_is_called_after_a_kill_runs_in_the_next_process(kind, concurrency)
     actor = shoal.remote(kind).options(max_restarts=1, max_task_retries=1, max_concurrency=concurrency).remote()
     first = shoal.get(actor.where.remote())
     supervisor = next(p["pid"] for p in _core.processes() if p["role"] == _core.SUPERVISOR)
-    os.kill(supervisor, signal.SIGSTOP)  # it is slow to kill
+    until(lambda: asleep(supervisor))
     try:
+        stop(supervisor)  # it is slow to kill
         shoal.kill(actor, no_restart=False)
         ref = actor.where.remote()
         assert shoal.wait([ref], timeout=0.2) == ([], [ref])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import shoal
-from conftest import until
+from conftest import asleep, stop, until
 from shoal import _core
 
 
@@ -19,17 +19,13 @@ def stopped_supervisor(fresh):
     fresh(num_cpus=2)
     stopped = []
 
-    def state(pid: int) -> str:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[0]
-
-    def stop() -> None:
+    def stop_it() -> None:
         pid = next(p["pid"] for p in _core.processes() if p["label"] == "supervisor")
-        os.kill(pid, signal.SIGSTOP)
         stopped.append(pid)
-        until(lambda: state(pid) == "T")
+        until(lambda: asleep(pid))
+        stop(pid)
 
-    yield stop
+    yield stop_it
     for pid in stopped:
         os.kill(pid, signal.SIGCONT)
 

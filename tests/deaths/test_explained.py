@@ -1,5 +1,6 @@
 """What the error tells of a process that died: who it was, why, what it printed last, where its Python code was."""
 
+import contextlib
 import ctypes
 import os
 import pickle
@@ -207,9 +208,29 @@ def test_objects_outlive_the_process_that_made_them():
         return [shoal.put(np.arange(100_000)), shoal.put({"small": 1}), os.getpid()]
 
     large, small, pid = shoal.get(make.remote())
-    os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # one worker too many, which has left
+        os.kill(pid, signal.SIGKILL)
     until(lambda: pid not in {p["pid"] for p in shoal._core.processes()})
     assert shoal.get(large).sum() == 100_000 * 99_999 // 2 and shoal.get(small) == {"small": 1}
     view = shoal.get(large)
     del large
     assert view[-1] == 99_999
+
+
+class Deadly:
+    """Ends the process that unpickles it."""
+
+    def __reduce__(self):
+        return os._exit, (3,)
+
+
+def test_a_process_that_dies_while_it_unpickles_a_function_names_that_function():
+    deadly = Deadly()
+
+    @shoal.remote(max_retries=0)
+    def loads():
+        return deadly
+
+    shoal.get([pid_of.remote() for _ in range(4)])
+    with pytest.raises(WorkerCrashedError, match=r"that ran loads\(\) exited with code 3"):
+        shoal.get(loads.remote())

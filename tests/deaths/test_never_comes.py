@@ -1,7 +1,9 @@
 """What can never come is an error at once, in every kind of wait; a Ctrl-C ends each of them."""
 
 import asyncio
+import contextlib
 import os
+import queue
 import signal
 import threading
 import time
@@ -86,8 +88,9 @@ def by_wait(ref):
     shoal.get(ref)
 
 
-def by_await(ref):
+def by_await(ref, running=lambda loop: None):
     async def wait():
+        running(asyncio.get_running_loop())
         await asyncio.wait_for(asyncio.ensure_future(gather(ref)), 30)
 
     async def gather(ref):
@@ -317,14 +320,24 @@ def test_ctrl_c_ends_the_wait(wait, tmp_path, monkeypatch):
         while not done.wait(0.05):
             signal.pthread_kill(main, signal.SIGINT)
 
-    thread = threading.Thread(target=press)
+    def press_in_loop():
+        """Once the event loop runs, whose own handler cancels what it runs for. Only once: the next press, and one before, would
+        hit asyncio itself. It is woken in case it had looked for signals, and slept only then."""
+        loop = loops.get(timeout=60)
+        if not done.wait(0.05):
+            signal.pthread_kill(main, signal.SIGINT)
+            with contextlib.suppress(RuntimeError):  # closed already
+                loop.call_soon_threadsafe(lambda: None)
+
+    loops = queue.SimpleQueue()
+    thread = threading.Thread(target=press_in_loop if wait is by_await else press)
     monkeypatch.setattr(signal, "default_int_handler", once)  # an event loop has a handler of its own in the place of this one
     before = signal.signal(signal.SIGINT, once)
     try:
         with pytest.raises(KeyboardInterrupt):
             thread.start()
             try:
-                wait(ref)
+                by_await(ref, loops.put) if wait is by_await else wait(ref)
             finally:
                 done.set()
     finally:

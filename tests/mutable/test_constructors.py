@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import shoal
+from conftest import at_rest, quiet, until
 from shoal import _core
 from shoal.exceptions import NotMutableError, ObjectStoreFullError
 
@@ -125,9 +126,10 @@ def test_mistakes_are_named():
 
 
 def test_more_than_there_is_is_refused_and_nothing_is_lost():
+    until(at_rest)
     used = _core.statistics()["used_bytes"]
     for make in (shoal.empty, shoal.zeros, lambda n: shoal.full(n, 1.0)):
         with pytest.raises(ObjectStoreFullError):
             make(1 << 45)
-    assert _core.statistics()["used_bytes"] == used
-    assert _core.check() == ""
+    until(lambda: _core.statistics()["used_bytes"] <= used)  # less if a worker left, and what it kept for itself with it
+    until(lambda: quiet() and _core.check() == "")

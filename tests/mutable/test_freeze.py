@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import shoal
-from conftest import at_rest, until
+from conftest import at_rest, quiet, until
 from shoal import _core
 from shoal.exceptions import NotMutableError, WritableViewsError
 
@@ -67,7 +67,7 @@ def test_nothing_is_copied():
     shoal.freeze(ref)
     first, second = shoal.get(ref), shoal.get(ref)
     assert address(first) == address(second)
-    assert _core.statistics()["used_bytes"] == used
+    assert _core.statistics()["used_bytes"] <= used  # less if a worker left, and what it kept for itself with it
 
 
 def test_an_own_view_prevents_it():
@@ -138,7 +138,7 @@ def test_a_dead_process_has_no_views():
     shoal.kill(holder)
     until(lambda: frozen(ref))
     assert not shoal.get(ref).flags.writeable
-    assert _core.check() == ""
+    until(lambda: _core.check() == "")
 
 
 def test_who_is_told_of_a_death_can_freeze():
@@ -229,5 +229,5 @@ def test_memory_comes_back():
     assert array.sum() == 0
     assert _core.statistics()["used_bytes"] > before
     del array
-    assert _core.statistics()["used_bytes"] == before
-    assert _core.check() == ""
+    until(lambda: _core.statistics()["used_bytes"] <= before)
+    until(lambda: quiet() and _core.check() == "")

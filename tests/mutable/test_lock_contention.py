@@ -132,7 +132,7 @@ def test_a_waiter_is_not_starved_by_a_tight_loop():
     array[2] = 1
     shoal.get(hammering)
     waits.sort()
-    assert waits[15] < 0.5, waits  # on an idle machine about a millisecond
+    assert waits[15] < 5, waits  # on an idle machine about a millisecond
 
 
 def test_threads_of_one_process_are_not_starved_either():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import shoal
-from conftest import until
+from conftest import asleep, stop, until
 from shoal import _core
 from shoal.exceptions import ActorDiedError, LockHolderDied, WorkerCrashedError
 
@@ -236,7 +236,8 @@ def test_the_first_of_several_waiters_dies():
         until(functools.partial(blocked, pid))
         ref = heir.wait_for.remote()
         until(functools.partial(blocked, other))
-        os.kill(pid, signal.SIGSTOP)  # it cannot take what it is given
+        until(functools.partial(asleep, pid))
+        stop(pid)  # it cannot take what it is given
         lock.release()
         os.kill(pid, signal.SIGKILL)
         assert shoal.get(ref, timeout=20) == "had it"
@@ -249,7 +250,8 @@ def test_a_stopped_holder_is_waited_for():
     victim = Victim.remote(lock)
     shoal.get(victim.take.remote())
     pid = shoal.get(victim.pid.remote())
-    os.kill(pid, signal.SIGSTOP)
+    until(lambda: asleep(pid))
+    stop(pid)
     assert lock.acquire(timeout=0.05) is False
     os.kill(pid, signal.SIGCONT)
     assert shoal.get(victim.pid.remote()) == pid

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import shoal
+from conftest import at_rest, until
 from shoal.exceptions import NotMutableError
 
 pytestmark = pytest.mark.usefixtures("audited")
@@ -369,6 +370,7 @@ def test_pandas_frames_share_their_columns():
     ids=repr,
 )
 def test_values_without_an_array_are_refused(value):
+    until(at_rest)
     before = shoal._core.statistics()["objects"]
     with pytest.raises(NotMutableError, match="no array, tensor or bytearray in it cannot be mutable.*np.array") as caught:
         shoal.put(value, mutable=True)
@@ -407,6 +409,7 @@ def test_a_reference_is_no_value():
 def test_what_cannot_be_pickled_is_named():
     import threading
 
+    until(at_rest)
     before = shoal._core.statistics()["objects"]
     with pytest.raises(shoal.exceptions.PicklingError, match="lock"):
         shoal.put({"array": np.zeros(3), "lock": threading.Lock()}, mutable=True)

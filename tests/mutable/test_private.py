@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import shoal
-from conftest import at_rest, run_python, until
+from conftest import at_rest, quiet, run_python, until
 from shoal import _core
 from shoal.exceptions import GetTimeoutError
 
@@ -114,8 +114,8 @@ def test_it_keeps_the_object_alive_and_is_unmapped_with_the_last_array():
     part[:] = 4
     del part
     assert windows() == mapped
-    assert _core.statistics()["used_bytes"] == used
-    assert _core.check() == ""
+    until(lambda: _core.statistics()["used_bytes"] <= used)  # less if a worker left, and what it kept for itself with it
+    until(lambda: quiet() and _core.check() == "")
 
 
 def test_many_references_at_a_time():

@@ -11,6 +11,7 @@ import pytest
 
 import shoal
 from conftest import audit, until
+from shoal import _futures
 from shoal.exceptions import TaskError
 
 pytestmark = pytest.mark.usefixtures("audited")
@@ -117,6 +118,44 @@ def test_a_task_that_waits_can_be_cancelled_and_lets_go_of_the_reference(tmp_pat
 
     audit()
     asyncio.run(main())
+
+
+def test_a_wait_that_is_given_up_again_and_again_leaves_no_list_of_them(tmp_path):
+    async def main():
+        ref = hold.remote(tmp_path / "go")
+        for _ in range(1000):
+            waits = asyncio.ensure_future(wait(ref))
+            await asyncio.sleep(0)
+            waits.cancel()
+            await asyncio.wait([waits])
+        (waiter,) = (waiter for loop, waiter in _futures._waiters.items() if loop is asyncio.get_running_loop())
+        assert len(waiter._refs) <= 70
+        (tmp_path / "go").touch()
+        assert await ref is None
+
+    async def wait(ref):
+        await ref
+
+    asyncio.run(main())
+
+
+def test_what_a_closed_loop_still_awaited_is_forgotten_when_another_one_awaits(tmp_path):
+    """Also if what that awaits is done already."""
+
+    async def main(ref, limit):
+        return await asyncio.wait_for(asyncio.ensure_future(wait(ref)), limit)
+
+    async def wait(ref):
+        return await ref
+
+    done = double.remote(1)
+    assert shoal.get(done) == 2
+    with pytest.raises(asyncio.TimeoutError):
+        asyncio.run(main(hold.remote(tmp_path / "go"), 0.05))
+    (tmp_path / "go").touch()
+    assert asyncio.run(main(done, 30)) == 2
+    del done
+    audit()
 
 
 def test_one_loop_after_another_leaves_no_threads_and_no_descriptors():

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from tests.conftest import audit, until
+from tests.conftest import asleep, audit, stop, until
 
 import shoal
 from shoal.exceptions import (
@@ -257,7 +257,8 @@ def test_an_owner_that_dies_with_the_lock():
 def test_a_stopped_owner_is_robbed():
     """It wakes up, and learns it from its commit."""
     pilot, ref, pid = flown()
-    os.kill(pid, signal.SIGSTOP)
+    until(lambda: asleep(pid))
+    stop(pid)
     try:
         late = pilot.fly.remote([ref], 5, 6)
         assert shoal.claim(ref, "steal") is None

@@ -86,16 +86,19 @@ def test_contention_keeps_the_bound_and_the_count():
     until(lambda: _core.check() == "")
 
 
-@shoal.remote
-def take(s, n):
-    for _ in range(n):
-        s.acquire()
-    return os.getpid()
+@shoal.remote(num_cpus=0)
+class Taker:
+    """It stays, with what it has taken. A worker with nothing to do may leave, and its permits are given back."""
+
+    def take(self, s, n):
+        for _ in range(n):
+            s.acquire()
+        return os.getpid()
 
 
 def test_taken_here_given_back_there():
-    s = Semaphore(3)
-    pid = shoal.get(take.remote(s, 2))
+    s, taker = Semaphore(3), Taker.remote()
+    pid = shoal.get(taker.take.remote(s, 2))
     assert s.statistics()["holders"] == {pid: 2}
     s.acquire()
     s.release(2)  # ours, then one of theirs
@@ -103,7 +106,7 @@ def test_taken_here_given_back_there():
     s.release()
     assert s.statistics()["holders"] == {} and s.statistics()["value"] == 3
     del s
-    shoal.get(take.remote(Semaphore(1), 1))
+    shoal.get(taker.take.remote(Semaphore(1), 1))
     until(lambda: _core.check() == "")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import shoal
-from conftest import audit, leftovers, until
+from conftest import at_rest, audit, leftovers, until
 from shoal.exceptions import GetTimeoutError, PicklingError, SchedulingWarning, TaskError
 
 pytestmark = pytest.mark.usefixtures("audited")
@@ -343,6 +343,7 @@ def test_unpicklable_arguments_are_named_with_their_path():
     def train(model, *, config=None):
         return model, config
 
+    until(at_rest)
     before = leftovers()
     for call, path in (
         (lambda: train.remote(threading.Lock()), "argument 0"),

@@ -316,9 +316,9 @@ def test_a_reference_in_a_closure_lives_as_long_as_the_function():
         assert shoal.get(read.options(num_cpus=0.5).remote()) == ("closure", "default")
         import gc, time
         end = time.monotonic() + 20
-        while _core.check() and time.monotonic() < end:
+        while (wrong := _core.check()) and time.monotonic() < end:
             time.sleep(0.01)
-        assert _core.check() == "", _core.check()
+        assert wrong == "", wrong
         """
     )
     assert done.returncode == 0, done.stderr

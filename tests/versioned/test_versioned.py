@@ -171,7 +171,7 @@ def test_references_inside_a_version_live_with_it():
             assert shoal.get(v.get()["ref"]).shape == (1 << 20,)
         assert used() > before
         v.set(None)
-    assert used() == before
+    until(lambda: used() <= before)  # less if a worker left, and what it kept for itself with it
 
 
 def test_mistakes_are_named():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import shoal
+from conftest import at_rest, quiet, until
 from shoal import Versioned, _core
 from shoal.exceptions import VersionConflictError
 
@@ -15,6 +16,12 @@ pytestmark = pytest.mark.usefixtures("session")
 
 def used():
     return _core.statistics()["used_bytes"]
+
+
+def used_at_rest():
+    """Later it may be less, if a worker leaves, and what it kept for itself with it; it must not be more."""
+    until(at_rest)
+    return used()
 
 
 def address(array):
@@ -41,7 +48,7 @@ def test_a_draft_is_published_whole_at_the_end_of_the_block():
 
 def test_an_exception_discards_it():
     v = Versioned(np.zeros(10_000))
-    before = used()
+    before = used_at_rest()
     with pytest.raises(KeyError), v.update() as draft:
         draft[:] = 1
         raise KeyError
@@ -49,7 +56,7 @@ def test_an_exception_discards_it():
     draft[:] = 2  # whoever keeps it may play with it
     assert not v.get().any()
     del draft
-    assert used() == before
+    assert used() <= before
 
 
 @pytest.mark.parametrize("size", [100, 5000, 1 << 20])
@@ -70,7 +77,7 @@ def test_a_draft_that_is_kept_cannot_reach_the_published_version(size):
 
 def test_arrays_are_prepared_where_they_are_published():
     v = Versioned({"w": np.zeros(1 << 20), "n": 0})
-    before = used()
+    before = used_at_rest()
     with v.update() as draft:
         draft["w"][0] = 1
         draft["n"] = 1
@@ -78,7 +85,7 @@ def test_arrays_are_prepared_where_they_are_published():
         peak = _core.statistics()["peak_bytes"]
     assert _core.statistics()["peak_bytes"] == peak
     del draft
-    assert used() == before
+    assert used() <= before
     assert v.get()["w"][0] == v.get()["n"] == 1
 
 
@@ -158,13 +165,13 @@ def test_an_expected_version():
 
 def test_what_cannot_be_pickled_is_not_published():
     v = Versioned({"a": np.zeros(1000)})
-    before = used()
+    before = used_at_rest()
     with pytest.raises(shoal.exceptions.PicklingError), v.update() as draft:
         draft["a"] += 1
         draft["lock"] = threading.Lock()
     assert v.version == 0 and not v.get()["a"].any()
     del draft
-    assert used() == before
+    assert used() <= before
 
 
 def test_one_update_is_one_draft():
@@ -196,4 +203,4 @@ def test_a_thread_that_goes_on_writing_does_not_tear_what_is_published():
         thread.join()
         stop.clear()
     del draft, published
-    assert _core.check() == ""
+    until(lambda: quiet() and _core.check() == "")

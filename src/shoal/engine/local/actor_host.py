@@ -180,6 +180,8 @@ class Host:
             task, _, _, method, args, kwargs, nreturns, flags = call
             worker.current = task
             try:
+                if worker.interrupt_missed:
+                    worker.look_for_interrupt(task)
                 if args is None:
                     raise kwargs
                 function = methods[method]
@@ -189,6 +191,7 @@ class Host:
                 else:
                     self.seal(task, method, value, nreturns, flags)
             except BaseException as error:
+                worker.current = None  # before anything is called, where an interrupt could come: it would end the actor
                 self.failed(task, method, error, flags)
             worker.current = None
             call = args = kwargs = value = None  # nothing of a call may outlive it here

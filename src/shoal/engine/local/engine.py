@@ -319,9 +319,10 @@ class LocalEngine(Engine):
             return
         if producer[2] == ACTOR_CALL and force:
             raise ValueError("cancel(force=True) would kill the actor: use shoal.kill(handle) for that, or cancel without force")
+        last = _core.last_task_id()  # what it submits once it is interrupted, to clean up, is not to be ended
         end_task(ref._handle, force, recursive)
         if recursive and producer[4]:
-            end_children(producer[1], force)
+            end_children(producer[1], force, last)
 
     # -- locks ----------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import pickle
 import sys
+from collections.abc import Callable
 from typing import Any
 
 try:
@@ -40,7 +41,7 @@ class Exports:
     """The exports that this process has made or used, by handle."""
 
     def __init__(self) -> None:
-        self._loaded: dict[int, Export] = {}
+        self.loaded: dict[int, Export] = {}
         self.known_path = set(sys.path)  # what every process of the session imports from; for a guest: nothing
         self._refs: dict[int, Any] = {}  # keeps the objects, so that handles in this process stay valid
 
@@ -61,12 +62,15 @@ class Exports:
         self._refs[handle] = ref
         return handle
 
-    def load(self, handle: int) -> Export:
-        """The export of that handle. Raises whatever unpickling it raises, for instance ImportError."""
-        export = self._loaded.get(handle)
+    def load(self, handle: int, begin: Callable[[str], None] | None = None) -> Export:
+        """The export of that handle. Raises whatever unpickling it raises, for instance ImportError; calls `begin` with its
+        name before."""
+        export = self.loaded.get(handle)
         if export is None:
             ref = _core.share(handle)
             name, extra_code, code, _ = _core.get(ref, None)
+            if begin is not None:
+                begin(name)
             extras = pickle.loads(extra_code)
             sys.path += [folder for folder in extras.pop("path", ()) if folder not in sys.path]
             if "runtime_env" in extras:  # it says where to import from, too
@@ -75,5 +79,5 @@ class Exports:
             else:
                 export = Export(name, extras, pickle.loads(code))
             self._refs[handle] = ref
-            self._loaded[handle] = export
+            self.loaded[handle] = export
         return export

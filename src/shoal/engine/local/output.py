@@ -197,7 +197,7 @@ class OutputPrinter(Lines):
 
     def close(self) -> None:
         """Print what is left; the supervisor has sent the end of it, or is dead and its end of the pipe closed."""
-        self._thread.join(timeout=1.0)
+        self._thread.join(timeout=5.0)
 
     def _run(self) -> None:
         left = b""

@@ -111,6 +111,7 @@ class Worker:
 
     def run(self, call: Any) -> None:
         task, kind, function, _method, args, kwargs, nreturns, flags = call
+        exports = self.engine.exports
         if self.has_gpus:
             self.show_gpus()
         if kind == CREATE_ACTOR:
@@ -122,11 +123,8 @@ class Worker:
             try:
                 self.current = task
                 if self.interrupt_missed:
-                    self.interrupt_missed = False
-                    if _core.take_interrupt(task):
-                        self.interrupted_at = _core.last_task_id()
-                        raise KeyboardInterrupt
-                export = self.engine.exports.load(function)
+                    self.look_for_interrupt(task)
+                export = exports.loaded.get(function) or exports.load(function, self.name_now)
                 name = export.name
                 if name != self._named:
                     self.name_now(name)
@@ -140,6 +138,7 @@ class Worker:
                 else:
                     self._run_special(task, export, args, kwargs or {}, nreturns, flags)
             except BaseException as error:  # all of it goes to the caller; see _failed for what ends the worker
+                self.current = None  # before anything is called, where an interrupt could come: it would end the worker
                 self._failed(task, name, function, error, flags)
                 forget_frames(error)
         finally:
@@ -165,9 +164,8 @@ class Worker:
             sys.setrecursionlimit(limit)
             if loop is not None:
                 asyncio._set_running_loop(loop)
-        if outer is not None and _core.take_interrupt(outer):  # while it could not be interrupted
-            self.interrupted_at = _core.last_task_id()
-            raise KeyboardInterrupt
+        if outer is not None:
+            self.look_for_interrupt(outer)
 
     def _run_special(
         self, task: int, export: Export, args: tuple[Any, ...], kwargs: dict[str, Any], nreturns: int, flags: int
@@ -223,7 +221,6 @@ class Worker:
     def caught(self, task: int, error: BaseException) -> bool:
         """A call has raised. False: it was finished already, and an interrupt came just after that."""
         self.leave_fork(error)
-        self.current = None  # it is not to be interrupted any more
         if isinstance(error, exceptions.SessionError) and (_core.dead() or _core.stopping()):
             self.leave()
         return bool(_core.live_task(task))
@@ -256,12 +253,18 @@ class Worker:
 
     def interrupted(self, _signal: int, _frame: Any) -> None:
         """SIGINT comes from the supervisor only: the running task is to be cancelled (unless it is over by now)."""
-        if self.current is not None and _core.take_interrupt(self.current):
-            self.interrupted_at = _core.last_task_id()
-            raise KeyboardInterrupt
+        if self.current is not None:
+            self.look_for_interrupt(self.current)
         if self.on_cancel is not None:
             self.on_cancel()
         self.interrupt_missed = True
+
+    def look_for_interrupt(self, task: int) -> None:
+        """Raises KeyboardInterrupt if the call is to be interrupted, which may have been asked for when that was not possible."""
+        self.interrupt_missed = False
+        if _core.take_interrupt(task):
+            self.interrupted_at = _core.last_task_id()
+            raise KeyboardInterrupt
 
 
 def seal(
