@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import struct
 from typing import Any
@@ -88,6 +89,10 @@ def ask(connection: socket.socket, path: str, kind: int, fields: dict[str, Any])
     descriptors: list[int] = []
     try:
         connection.send(wire.pack(kind, fields), socket.MSG_NOSIGNAL)
+        answers = select.poll()  # whose limit, unlike that of the socket, does not begin anew with each signal that comes
+        answers.register(connection, select.POLLIN)
+        if not answers.poll(PATIENCE_S * 1000):
+            raise _silent(path)
         data, descriptors, _, _ = socket.recv_fds(connection, wire.MAX_ANSWER, 8, socket.MSG_CMSG_CLOEXEC)
     except BlockingIOError:
         raise _silent(path) from None
