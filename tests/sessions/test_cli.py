@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 
 import pytest
 from other_process import gone
@@ -191,14 +192,22 @@ def test_a_supervisor_that_does_not_answer_is_killed(detached_session, monkeypat
     until(lambda: asleep(said["pid"]))
     stop(said["pid"])
     (place,) = places.sessions()
-    before = signal.signal(signal.SIGALRM, lambda *_: None)
-    signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)  # a profiler, say: its signals do not make the wait any longer
+    over, me = threading.Event(), threading.get_ident()
+
+    def signals():  # of a profiler, say: they do not make the wait any longer
+        while not over.wait(0.1):
+            signal.pthread_kill(me, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    thread = threading.Thread(target=signals)
+    thread.start()
     try:
         with pytest.raises(shoal.exceptions.SessionError, match="did not answer for 1 s"):
             shoal.init("tank")
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        over.set()
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)
     assert detached.stop_session(place) == "killed"
     until(lambda: all(gone(p["pid"]) for p in said["processes"]))
     assert places.sessions() == []
