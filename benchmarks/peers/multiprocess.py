@@ -91,7 +91,7 @@ class Multiprocessing(Peer):
 
     def put_gb(self, plan: Plan, written: bool = False) -> list[float]:
         """A new block of shared memory for each array, as each `put` makes a new object."""
-        array = large_array(written)
+        array = large_array(plan, written)
 
         def put_large() -> None:
             memory = shared_memory.SharedMemory(create=True, size=array.nbytes)

@@ -53,7 +53,7 @@ class Physical(Peer):
 
     def memcpy(self, plan: Plan) -> list[float]:
         """GB/s of all cores together."""
-        source = large_array()
+        source = large_array(plan)
         return rates(copier(source, self.cores), source.nbytes / 1e9, plan)
 
     def scattered(self, plan: Plan) -> list[float]:
@@ -75,9 +75,9 @@ class Physical(Peer):
         return [float(line) for text in output for line in text.split()]
 
 
-def large_array(written: bool = False) -> NDArray[np.int64]:
+def large_array(plan: Plan, written: bool = False) -> NDArray[np.int64]:
     """What "put gigabytes" puts: NumPy zeros never written to, as in Ray's program, or such as were."""
-    array = np.zeros(ARRAY_WORDS, np.int64)
+    array = np.zeros(ARRAY_WORDS if plan.full else ARRAY_WORDS // 16, np.int64)
     if written:
         array[:] = 1
     return array

@@ -211,7 +211,7 @@ class RayLike(Peer):
         return rates(lambda: api.get(value), 1, plan)
 
     def put_gb(self, plan: Plan, written: bool = False) -> list[float] | Beside:
-        api, array = self.api, large_array(written)
+        api, array = self.api, large_array(plan, written)
         return rates(lambda: api.put(array), array.nbytes / 1e9, plan)
 
     def put_gb_multi(self, plan: Plan) -> list[float]:
@@ -249,7 +249,7 @@ class Shoal(RayLike):
         self.api.init(num_cpus=self.cores)
 
     def put_gb(self, plan: Plan, written: bool = False) -> Beside:
-        api, array = self.api, large_array(written)
+        api, array = self.api, large_array(plan, written)
         put, copied = in_turns([lambda: api.put(array), copier(array)], array.nbytes / 1e9, plan)
         return Beside(put, MEMCPY_WRITTEN if written else MEMCPY, copied)
 
