@@ -175,8 +175,8 @@ def markdown(result: dict[str, Any]) -> str:
         f"{machine['memory_gb']:.0f} GB, Linux {machine['kernel']}; {packages}. "
         f"{result['rounds']} rounds in {result['seconds']:.0f} s, every peer in a process of its own, one "
         "after the other in each round. Medians; ± is half the distance of the quartiles. Once only: what a peer is "
-        f"more than {FAR:.0f} times behind Shoal in, and what takes it more than {ENOUGH_S:.0f} s. The programs have three places "
-        "in each round, of which multiprocessing's pool and serial code take part in the last.",
+        f"more than {FAR:.0f} times behind Shoal in, and what takes it more than {ENOUGH_S:.0f} s. The programs have two places "
+        "in each round; multiprocessing's pool and serial code take part in the second.",
         "",
     ]
     if machine["load_before"][0] > QUIET:

@@ -12,10 +12,10 @@ from typing import Literal
 Group = Literal["startup", "tasks", "actors", "objects", "memory", "sharing", "programs", "busy"]
 GROUPS: tuple[Group, ...] = ("startup", "tasks", "actors", "objects", "memory", "sharing", "programs", "busy")
 # What a peer measures in one session, before the next peer has its turn. The programs compute, each for a second or so, and a
-# core of a shared machine is fast and slow for minutes: they have three places in a round, two of them for CLOSE alone.
+# core of a shared machine is fast and slow for minutes: they have two places in a round, the first of them for CLOSE alone.
 PROGRAMS: tuple[Group, ...] = ("programs",)
 STAGES: tuple[tuple[Group, ...], ...] = (
-    PROGRAMS, ("startup",), ("tasks", "actors"), PROGRAMS, ("objects", "memory"), ("sharing",), ("programs", "busy"),
+    ("startup",), ("tasks", "actors"), PROGRAMS, ("objects", "memory"), ("sharing",), ("programs", "busy"),
 )  # fmt: skip
 CLOSE = ("shoal", "ray", "multiprocessing, by hand")  # who is so close in the programs that single samples do not tell
 

@@ -1,6 +1,6 @@
 """The coordinator: rounds, in each round stages, in each stage one peer after the other.
 
-    round 1   programs: shoal ray ...   startup: shoal ray ...   tasks and actors: physical shoal ray ...   programs: ...
+    round 1   startup: shoal ray ...   tasks and actors: physical shoal ray ...   programs: shoal ray ...   objects ...
     round 2   the same, the peers in the opposite order
 
 Every peer runs in a process of its own (child.py), which starts its session, measures the stage's rows and
