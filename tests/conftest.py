@@ -57,7 +57,8 @@ def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
 
 
 def stop(pid: int) -> None:
-    """Stop a process; all of its threads are stopped when this returns."""
+    """Stop a process once it sleeps; all of its threads are stopped when this returns."""
+    until(lambda: asleep(pid))
     os.kill(pid, signal.SIGSTOP)
     until(lambda: _states(pid) == {"T"})
 

@@ -186,10 +186,11 @@ def _waiter() -> _LoopWaiter:
 
 
 def _forget_closed() -> None:
-    """What a loop awaited that was closed meanwhile. [_lock]"""
-    for old in [other for other in _waiters if other.is_closed()]:
-        _waiters[old].close()
-        del _waiters[old]
+    """What a loop awaited that was closed meanwhile."""
+    with _lock:
+        for old in [other for other in _waiters if other.is_closed()]:
+            _waiters[old].close()
+            del _waiters[old]
 
 
 def next_ring() -> Any:
@@ -214,8 +215,7 @@ def as_asyncio_future(ref: Any) -> asyncio.Future[Any]:
     future = loop.create_future()
     if _core.is_done(ref):
         if loop not in _waiters:
-            with _lock:
-                _forget_closed()
+            _forget_closed()
         _settle(future, ref)
     else:
         _waiter().add(ref, future)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import shoal
-from conftest import asleep, stop, until
+from conftest import stop, until
 from shoal import _core
 from shoal.exceptions import ActorDiedError, ActorError
 
@@ -239,7 +239,6 @@ def test_what_is_called_after_a_kill_runs_in_the_next_process(kind, concurrency)
     actor = shoal.remote(kind).options(max_restarts=1, max_task_retries=1, max_concurrency=concurrency).remote()
     first = shoal.get(actor.where.remote())
     supervisor = next(p["pid"] for p in _core.processes() if p["role"] == _core.SUPERVISOR)
-    until(lambda: asleep(supervisor))
     try:
         stop(supervisor)  # it is slow to kill
         shoal.kill(actor, no_restart=False)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import shoal
-from conftest import asleep, stop, until
+from conftest import stop
 from shoal import _core
 
 
@@ -22,7 +22,6 @@ def stopped_supervisor(fresh):
     def stop_it() -> None:
         pid = next(p["pid"] for p in _core.processes() if p["label"] == "supervisor")
         stopped.append(pid)
-        until(lambda: asleep(pid))
         stop(pid)
 
     yield stop_it

@@ -27,8 +27,7 @@ def use(size, path):
 
 def test_a_task_that_uses_too_much_raises_out_of_memory(fresh, tmp_path):
     fresh(num_cpus=1, memory_usage_threshold=0.001)
-    # It is "a call()" if it is ended before it has a name, while its function is unpickled.
-    with pytest.raises(OutOfMemoryError, match=r"memory_usage_threshold\). (use|a call)\(\) used the most of its own, \d+\.\d MB"):
+    with pytest.raises(OutOfMemoryError, match=r"memory_usage_threshold\). use\(\) used the most of its own, \d+\.\d MB"):
         shoal.get(use.options(max_retries=0).remote(64 * MB, tmp_path / "a"), timeout=60)
     assert _core.statistics()["deaths"] == 1
 

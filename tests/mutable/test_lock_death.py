@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import shoal
-from conftest import asleep, stop, until
+from conftest import stop, until
 from shoal import _core
 from shoal.exceptions import ActorDiedError, LockHolderDied, WorkerCrashedError
 
@@ -236,7 +236,6 @@ def test_the_first_of_several_waiters_dies():
         until(functools.partial(blocked, pid))
         ref = heir.wait_for.remote()
         until(functools.partial(blocked, other))
-        until(functools.partial(asleep, pid))
         stop(pid)  # it cannot take what it is given
         lock.release()
         os.kill(pid, signal.SIGKILL)
@@ -250,7 +249,6 @@ def test_a_stopped_holder_is_waited_for():
     victim = Victim.remote(lock)
     shoal.get(victim.take.remote())
     pid = shoal.get(victim.pid.remote())
-    until(lambda: asleep(pid))
     stop(pid)
     assert lock.acquire(timeout=0.05) is False
     os.kill(pid, signal.SIGCONT)

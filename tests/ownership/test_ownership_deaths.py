@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from tests.conftest import asleep, audit, stop, until
+from tests.conftest import audit, stop, until
 
 import shoal
 from shoal.exceptions import (
@@ -257,7 +257,6 @@ def test_an_owner_that_dies_with_the_lock():
 def test_a_stopped_owner_is_robbed():
     """It wakes up, and learns it from its commit."""
     pilot, ref, pid = flown()
-    until(lambda: asleep(pid))
     stop(pid)
     try:
         late = pilot.fly.remote([ref], 5, 6)

@@ -15,7 +15,7 @@ import pytest
 from other_process import gone
 
 import shoal
-from conftest import asleep, stop, until
+from conftest import stop, until
 from shoal.engine.local import detached, output, places
 
 pytest_plugins = ["peers"]
@@ -189,7 +189,6 @@ def test_a_supervisor_that_does_not_answer_is_killed(detached_session, monkeypat
     monkeypatch.setattr(detached, "PATIENCE_S", 0.2)
     monkeypatch.setattr("shoal.engine.local.join.PATIENCE_S", 1.0)
     (said,) = status()
-    until(lambda: asleep(said["pid"]))
     stop(said["pid"])
     (place,) = places.sessions()
     over, me = threading.Event(), threading.get_ident()

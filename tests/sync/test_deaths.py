@@ -9,7 +9,7 @@ import threading
 import time
 
 import pytest
-from tests.conftest import asleep, quiet, stop, until
+from tests.conftest import quiet, stop, until
 
 import shoal
 from shoal import _core
@@ -193,7 +193,6 @@ def test_a_notification_of_the_dead_goes_to_the_next():
     thread.start()
     until(lambda: c.statistics()["waiters"] == 2)
     pid = shoal.get(victim.pid.remote())
-    until(lambda: asleep(pid))
     stop(pid)
     with c:
         c.notify()  # for the first, who cannot notice any more

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import shoal
-from conftest import asleep, audit, stop, until
+from conftest import audit, stop, until
 from shoal import _core
 
 
@@ -42,7 +42,6 @@ def test_an_interrupt_that_comes_late_does_not_meet_a_handler_of_the_task_before
         call = careless.remote(ref)
         until(lambda: steps[0] == 1)
         supervisor = next(p["pid"] for p in _core.processes() if p["role"] == _core.SUPERVISOR)
-        until(lambda: asleep(supervisor))
         try:
             stop(supervisor)
             shoal.cancel(call if returns == 1 else call[0])

@@ -60,7 +60,6 @@ def connect(path: str) -> socket.socket:
     try:
         patience = struct.pack("ll", int(PATIENCE_S), 0)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
         try:
             with places.short(path) as short:
                 connection.connect(short)
@@ -80,6 +79,13 @@ def connect(path: str) -> socket.socket:
         raise
 
 
+def _comes(connection: socket.socket) -> bool:
+    """Whether something comes in time. (A limit of the socket itself would begin anew with each signal.)"""
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(PATIENCE_S * 1000))
+
+
 def _silent(path: str) -> SessionError:
     return SessionError(f"the session at {path} did not answer for {PATIENCE_S:g} s: its supervisor is stopped, or very busy")
 
@@ -89,9 +95,7 @@ def ask(connection: socket.socket, path: str, kind: int, fields: dict[str, Any])
     descriptors: list[int] = []
     try:
         connection.send(wire.pack(kind, fields), socket.MSG_NOSIGNAL)
-        answers = select.poll()  # whose limit, unlike that of the socket, does not begin anew with each signal that comes
-        answers.register(connection, select.POLLIN)
-        if not answers.poll(PATIENCE_S * 1000):
+        if not _comes(connection):
             raise _silent(path)
         data, descriptors, _, _ = socket.recv_fds(connection, wire.MAX_ANSWER, 8, socket.MSG_CMSG_CLOEXEC)
     except BlockingIOError:
@@ -205,7 +209,8 @@ class GuestSession(Membership):
             self.connection = None
             try:
                 connection.send(wire.pack(wire.LEAVE, {}), socket.MSG_NOSIGNAL)
-                connection.recv(1)  # its end: all is given back
+                if _comes(connection):
+                    connection.recv(1)  # its end: all is given back
             except OSError:  # the session has ended, or does not answer: it will see to it in its own time
                 pass
             connection.close()
