@@ -121,18 +121,21 @@ def test_a_waiter_is_not_starved_by_a_tight_loop():
     array = shoal.get(ref)
     hammering = [hammer.remote(ref, me, lock) for me in (0, 1)]
     until(lambda: array[:2].min() > 20)
-    waits = []
-    for _ in range(30):
-        turns = array[:2].sum()
-        until(lambda turns=turns: array[:2].sum() > turns + 5)  # they hold it nearly all the time
-        start = time.monotonic()
-        assert lock.acquire(timeout=20)
-        waits.append(time.monotonic() - start)
-        lock.release()
+
+    def scene():
+        waits = []
+        for _ in range(30):
+            turns = array[:2].sum()
+            until(lambda turns=turns: array[:2].sum() > turns + 5)  # they hold it nearly all the time
+            start = time.monotonic()
+            assert lock.acquire(timeout=20)
+            waits.append(time.monotonic() - start)
+            lock.release()
+        return sorted(waits)[15] < 0.5  # on an idle machine about a millisecond
+
+    assert any(scene() for _ in range(5))  # a busy one may keep the holders off their cores for a whole play
     array[2] = 1
     shoal.get(hammering)
-    waits.sort()
-    assert waits[15] < 5, waits  # on an idle machine about a millisecond
 
 
 def test_threads_of_one_process_are_not_starved_either():

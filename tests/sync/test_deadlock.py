@@ -66,21 +66,31 @@ class Party:
         return x
 
 
+def in_seconds(limit, scene):
+    """What `scene()` tells besides its seconds, which are few. A busy machine may need more than one play."""
+    for _ in range(10):
+        result, seconds = scene()
+        if seconds < limit:
+            return result
+    raise AssertionError(f"nobody was told within {limit} s; in the last play it took {seconds}")
+
+
 def told(results):
-    """The answers of those that were told, of which there is one."""
+    """The answer of the one that was told."""
     answers = [r for r in results if r is not None]
     assert len(answers) == 1, results
-    cycle, seconds = answers[0]
-    assert seconds < 20
-    return cycle
+    return answers[0]
 
 
 @pytest.mark.parametrize("n", [2, 3])
 def test_locks_in_a_circle(n):
     locks = [shoal.lock(f"lock {i}") for i in range(n)]
     parties, met = [Party.remote() for _ in locks], Barrier(n)
-    answers = [p.two.remote(locks[i], locks[(i + 1) % n], met) for i, p in enumerate(parties)]
-    cycle = told(shoal.get(answers))
+
+    def scene():
+        return told(shoal.get([p.two.remote(locks[i], locks[(i + 1) % n], met) for i, p in enumerate(parties)]))
+
+    cycle = in_seconds(1, scene)
     assert len(cycle) == n
     for text in cycle:
         held = next(i for i in range(n) if f"holds the lock 'lock {i}'" in text)
@@ -110,7 +120,7 @@ def test_threads_of_one_process():
 def test_shared_mode():
     a, b, met = shoal.lock("a"), shoal.lock("b"), Barrier(2)
     one, two = Party.remote(), Party.remote()
-    cycle = told(shoal.get([one.two.remote(a.shared(), b, met), two.two.remote(b.shared(), a, met)]))
+    cycle = in_seconds(1, lambda: told(shoal.get([one.two.remote(a.shared(), b, met), two.two.remote(b.shared(), a, met)])))
     assert "holds" in cycle[0]
 
 
@@ -131,14 +141,18 @@ def test_a_lock_and_a_result():
     """The driver holds the lock and waits for a call that needs it."""
     lock, party = shoal.lock("held by the driver"), Party.remote()
     assert shoal.get(party.echo.remote(True))  # its start does not count
-    start = time.monotonic()
-    with lock:
-        call = party.take.remote(lock)
-        # By whichever of the two came last: if it was the call, get() raises its error.
-        with pytest.raises(DeadlockError) as caught:
-            shoal.get(call)
-    assert time.monotonic() - start < 20
-    assert any("the driver" in text and "holds the lock 'held by the driver'" in text for text in caught.value.cycle)
+
+    def scene():
+        start = time.monotonic()
+        with lock:
+            call = party.take.remote(lock)
+            # By whichever of the two came last: if it was the call, get() raises its error.
+            with pytest.raises(DeadlockError) as caught:
+                shoal.get(call)
+        return caught.value.cycle, time.monotonic() - start
+
+    cycle = in_seconds(1, scene)
+    assert any("the driver" in text and "holds the lock 'held by the driver'" in text for text in cycle)
     assert shoal.get(party.take.remote(lock))
 
 
@@ -159,20 +173,26 @@ def test_a_lock_and_a_task():
 
 
 def test_a_barrier_and_a_lock():
-    lock, barrier, met = shoal.lock("gate"), Barrier(2), Event()
     one, two = Party.remote(), Party.remote()
     assert shoal.get([one.echo.remote(1), two.echo.remote(2)]) == [1, 2]  # their start does not count
-    calls = [one.meet.remote(lock, barrier, met), two.lock_then_meet.remote(lock, barrier, met)]
-    until(lock.locked)
-    met.set()
-    ready, rest = shoal.wait(calls, num_returns=1, timeout=20)
-    assert ready, "nobody was told"
-    with pytest.raises(DeadlockError) as caught:
-        shoal.get(ready[0])
-    text = "; ".join(caught.value.cycle)
+
+    def scene():
+        lock, barrier, met = shoal.lock("gate"), Barrier(2), Event()
+        calls = [one.meet.remote(lock, barrier, met), two.lock_then_meet.remote(lock, barrier, met)]
+        until(lock.locked)
+        start = time.monotonic()
+        met.set()
+        ready, rest = shoal.wait(calls, num_returns=1, timeout=20)
+        seconds = time.monotonic() - start
+        assert ready, "nobody was told"
+        with pytest.raises(DeadlockError) as caught:
+            shoal.get(ready[0])
+        with pytest.raises(DeadlockError):  # now there is only the driver to come, and it waits
+            shoal.get(rest[0])
+        return "; ".join(caught.value.cycle), seconds
+
+    text = in_seconds(1, scene)
     assert "has not come to the barrier" in text and "holds the lock 'gate'" in text
-    with pytest.raises(DeadlockError):  # now there is only the driver to come, and it waits
-        shoal.get(rest[0])
 
 
 def test_a_named_barrier_is_found_too():
@@ -254,15 +274,18 @@ def test_a_condition_waits_for_its_lock_whatever_comes():
             changed.wait()
         return True
 
-    call = wait.remote(changed, other)
-    until(lambda: changed.statistics()["waiters"] == 1)
-    start = time.monotonic()
-    with changed:
-        changed.notify()
-        with pytest.raises(DeadlockError):  # ours: the one in wait() must not be interrupted
-            other.acquire()
-    assert time.monotonic() - start < 20
-    assert shoal.get(call)
+    def scene():
+        call = wait.remote(changed, other)
+        until(lambda: changed.statistics()["waiters"] == 1)
+        start = time.monotonic()
+        with changed:
+            changed.notify()
+            with pytest.raises(DeadlockError):  # ours: the one in wait() must not be interrupted
+                other.acquire()
+        seconds = time.monotonic() - start
+        return shoal.get(call), seconds
+
+    assert in_seconds(1.5, scene)
 
 
 def test_no_false_alarm_under_load():

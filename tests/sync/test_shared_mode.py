@@ -166,15 +166,19 @@ def test_nobody_starves(mine):
     lock, stop, start, ref = shoal.lock(), shoal.sync.Event(), shoal.sync.Barrier(4), shoal.zeros(3, int)
     face, theirs = (lock, lock.shared()) if mine == "writer" else (lock.shared(), lock)
     others = [take_on.options(num_cpus=0.5).remote(theirs, stop, start, ref, i) for i in range(3)]
-    turns, waits = shoal.get(ref), []
+    turns = shoal.get(ref)
     start.wait(30)
-    begin = time.monotonic()
-    while time.monotonic() < begin + 1.5 or len(waits) <= 20 or not turns.all():
-        asked = time.monotonic()
-        assert asked < begin + 60 and face.acquire(timeout=20)
-        waits.append(time.monotonic() - asked)
-        face.release()
+
+    def worst():
+        begin, waits = time.monotonic(), []
+        while time.monotonic() < begin + 1.5 or len(waits) <= 20 or not turns.all():
+            asked = time.monotonic()
+            assert asked < begin + 60 and face.acquire(timeout=20)
+            waits.append(time.monotonic() - asked)
+            face.release()
+        return max(waits)
+
+    assert any(worst() < 1.5 for _ in range(5))  # a single one may meet a holder that is off its core for long
     stop.set()
     shoal.get(others)
-    assert sorted(waits)[len(waits) // 2] < 1.5  # a single one may meet a holder that is off its core for long
     assert not lock.locked()
